@@ -1,0 +1,5 @@
+"""The MIB modules that the agent serves: sources (`src/`, `base/`), their compiler (`build`) and their loader."""
+
+from mibs.loader import IndexPart, MibError, MibSet, Module, Object, Syntax, UnknownObject, load
+
+__all__ = ["IndexPart", "MibError", "MibSet", "Module", "Object", "Syntax", "UnknownObject", "load"]
