@@ -1,0 +1,1 @@
+"""The SNMP engine: transports, message processing on pysnmp, access control, command responder."""
