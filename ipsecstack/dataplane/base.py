@@ -1,0 +1,173 @@
+"""The data plane interface: where SAs and policies take effect (userspace over TUN, the kernel's XFRM, or memory).
+
+The composition root calls it; key exchanges never see it. Time is an argument in seconds of one monotonic clock. A data
+plane touches only SAs and policies that were given to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ipsecstack.ipsec.sa import Address, SaCounters, SaDescription, SaId
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
+from ipsecstack.ipsec.spd import SpdEntry
+
+
+class DataPlaneError(Exception):
+    """The data plane refused; the message tells the operator what to do next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What this data plane can do, so that configuration can be refused early."""
+
+    name: str
+    native_esp: bool
+    udp_encapsulation: bool
+    esn: bool
+    userspace: bool
+
+
+@dataclass(slots=True)
+class EspDatagrams:
+    """A batch of ESP packets between one pair of addresses.
+
+    ``packets`` are ESP headers onward (no UDP header, no outer IP header). ``encapsulated`` says ESP-in-UDP between
+    ``local`` and ``remote`` ports, otherwise native protocol 50. Equal-sized runs may leave as one UDP GSO send.
+    """
+
+    local: Address
+    remote: Address
+    encapsulated: bool
+    packets: list[bytes | memoryview]
+    ecn: int = 0  # outer DSCP and ECN octet
+
+
+@dataclass(slots=True)
+class DataPlaneCounters:
+    """Drops and passes that belong to no single SA."""
+
+    unknown_spi: int = 0
+    malformed_in: int = 0
+    malformed_out: int = 0
+    discarded_in: int = 0
+    discarded_out: int = 0
+    bypassed_in: int = 0
+    bypassed_out: int = 0
+    no_sa_out: int = 0
+    send_errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """A packet asked for an SA that is not there (RFC 4301 §4.4.1: populate an SA for this PROTECT entry)."""
+
+    entry: SpdEntry
+    source: IPAddress
+    destination: IPAddress
+    protocol: int
+    ports: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SaExpired:
+    """A limit of ``Lifetime`` was reached; ``hard`` says delete, else rekey."""
+
+    sa: SaId
+    hard: bool
+    kind: str  # "seconds", "octets", "packets", "sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownSpiReceived:
+    """An ESP packet came for an SPI that is not installed: an unauthenticated hint (RFC 7296 §2.21.4), rate-limited."""
+
+    spi: int
+    local: Address
+    remote: Address
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddressChanged:
+    """An authenticated packet of an inbound encapsulated SA came from another address or port (RFC 7296 §2.23)."""
+
+    sa: SaId
+    remote: Address
+
+
+DataPlaneEvent = Acquired | SaExpired | UnknownSpiReceived | PeerAddressChanged
+
+
+class DataPlane(Protocol):
+    """What every data plane does. Calls raise DataPlaneError and leave nothing half-done."""
+
+    features: Features
+    counters: DataPlaneCounters
+
+    def allocate_spi(self, random: Callable[[int], bytes]) -> int:
+        """An inbound SPI (256..2^32-1) that is not in use; it stays reserved until installed or released."""
+        ...
+
+    def release_spi(self, spi: int) -> None: ...
+
+    def install(self, sa: SaDescription, now: float) -> None: ...
+
+    def update(self, sa: SaId, source: Address, destination: Address, encapsulated: bool) -> SaId:
+        """Move an SA to other outer addresses or ports; its counters and window go on. Returns its new name."""
+        ...
+
+    def remove(self, sa: SaId) -> SaCounters | None:
+        """Remove an SA; its final counters, or None when it was not there."""
+        ...
+
+    def query(self, sa: SaId) -> SaCounters | None: ...
+
+    def touched(self) -> set[SaId]:
+        """SAs whose counters changed since the last call: what a poll costs is what changed."""
+        ...
+
+    def add_policy(self, entry: SpdEntry) -> None: ...
+
+    def remove_policy(self, entry: SpdEntry) -> None: ...
+
+    def policies(self) -> Sequence[SpdEntry]: ...
+
+    def events(self) -> list[DataPlaneEvent]:
+        """Take what happened since the last call."""
+        ...
+
+    def next_timer(self) -> float | None: ...
+
+    def handle_timer(self, now: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class UserspaceDataPlane(DataPlane, Protocol):
+    """A data plane whose packets pass through this process, in batches (one call handles many packets).
+
+    ``outbound`` takes inner IP packets to ESP, ``inbound`` takes ESP to inner packets. ``read_device`` drains the device
+    (at most ``limit`` packets) and returns what must be sent; ``receive`` does ``inbound`` and writes to the device.
+    """
+
+    def outbound(self, packets: Iterable[bytes | memoryview], now: float) -> list[EspDatagrams]: ...
+
+    def inbound(self, batch: Iterable[EspDatagrams], now: float) -> list[bytes | memoryview]: ...
+
+    def device_fileno(self) -> int | None:
+        """The descriptor to watch for readable inner packets; None without a device."""
+        ...
+
+    def read_device(self, now: float, limit: int = 64) -> list[EspDatagrams]: ...
+
+    def receive(self, batch: Iterable[EspDatagrams], now: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """Inner addresses that a TUN data plane must route into its device."""
+
+    remote_ts: tuple[TrafficSelector, ...]
+    source: IPAddress | None = field(default=None)

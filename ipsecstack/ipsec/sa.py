@@ -1,0 +1,120 @@
+"""What one IPsec SA is and what it has counted (RFC 4301 §4.4.2): the values that cross between layers.
+
+Key exchanges make ``SaDescription`` values, data planes install them, and ``SaCounters`` come back. The live,
+mutable state (replay window, sequence numbers) is the data plane's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
+from ipsecstack.wire.transforms import EncrId, IntegId
+
+
+class SecurityProtocol(IntEnum):
+    """Protocol identifiers of RFC 7296 §3.3.1."""
+
+    IKE = 1
+    AH = 2
+    ESP = 3
+
+
+class Mode(Enum):
+    TUNNEL = "TUNNEL"
+    TRANSPORT = "TRANSPORT"
+
+
+class Direction(Enum):
+    IN = "in"
+    OUT = "out"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A soft limit (rekey) and a hard limit (delete) of one kind; 0 means none."""
+
+    soft: float = 0
+    hard: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """Limits of one SA: seconds since installation, octets and packets (RFC 4301 §4.4.2.1)."""
+
+    seconds: Limit = field(default_factory=Limit)
+    octets: Limit = field(default_factory=Limit)
+    packets: Limit = field(default_factory=Limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address and a UDP port (for native ESP the port is 0)."""
+
+    host: IPAddress
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.host}[{self.port}]"
+
+
+@dataclass(frozen=True, slots=True)
+class SaId:
+    """Names one installed SA: direction, protocol, SPI and outer destination address."""
+
+    direction: Direction
+    protocol: SecurityProtocol
+    spi: int
+    destination: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class SaDescription:
+    """Everything a data plane needs to install one unidirectional SA.
+
+    ``source`` and ``destination`` are outer addresses; their ports matter when ``encapsulated`` (ESP in UDP, RFC 3948).
+    ``key_encr`` holds the cipher key followed by the salt where the cipher has one (RFC 4106 §8.1); ``key_integ`` is
+    empty with an AEAD. ``local_ts`` and ``remote_ts`` are the negotiated selectors, the same for both directions.
+    SAs of one policy share ``reqid``; the outbound SA installed last is the one that sends.
+    """
+
+    direction: Direction
+    protocol: SecurityProtocol
+    mode: Mode
+    spi: int
+    source: Address
+    destination: Address
+    encapsulated: bool
+    encr: EncrId
+    encr_key_bits: int
+    integ: IntegId
+    key_encr: bytes = field(repr=False)
+    key_integ: bytes = field(repr=False)
+    esn: bool
+    replay_window: int
+    lifetime: Lifetime
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    reqid: int
+
+    @property
+    def id(self) -> SaId:
+        return SaId(self.direction, self.protocol, self.spi, self.destination.host)
+
+
+@dataclass(slots=True)
+class SaCounters:
+    """Counts of one SA since its installation. ``octets`` are inner (user) octets, as VICI's bytes-in and bytes-out.
+
+    ``last_used`` is the time of the last packet that passed, None before the first.
+    """
+
+    octets: int = 0
+    packets: int = 0
+    replay_errors: int = 0
+    integrity_errors: int = 0
+    policy_errors: int = 0
+    padding_errors: int = 0
+    other_errors: int = 0
+    last_used: float | None = None

@@ -1,0 +1,491 @@
+"""What every key exchange shares: configuration in, outputs and views out (docs/architecture.md, 'The stack').
+
+A key exchange is sans-IO. It is given datagrams, commands and the time, and it answers with an ordered list of
+outputs that the composition root carries out: datagrams to send, changes to the data plane, and events in the past
+tense. Time is seconds of one monotonic clock; randomness is a callable ``random(n) -> n octets``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from ipsecstack.ipsec.sa import Address, Mode, SaDescription, SaId, SecurityProtocol
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
+from ipsecstack.ipsec.spd import SpdEntry
+from ipsecstack.wire.transforms import EncrId, EsnId, IntegId, KeId, PrfId
+
+Random = Callable[[int], bytes]
+
+
+# --- configuration (swanctl.conf's connections section, and VICI load-conn) ---------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One proposal as configured: the choices of each transform type, best first (RFC 7296 §3.3)."""
+
+    protocol: SecurityProtocol
+    encr: tuple[tuple[EncrId, int], ...]  # (algorithm, key bits; 0 when the key length is fixed)
+    integ: tuple[IntegId, ...] = ()
+    prf: tuple[PrfId, ...] = ()
+    ke: tuple[KeId, ...] = ()
+    esn: tuple[EsnId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An identity as configured: ``%any`` (type ANY) or an ID payload's type and value (RFC 7296 §3.5), with its text."""
+
+    type: int  # 0 ANY, 1 IPV4, 2 FQDN, 3 RFC822, 5 IPV6, 9 DER_ASN1_DN, 11 KEY_ID
+    data: bytes
+    text: str
+
+    @property
+    def is_any(self) -> bool:
+        return self.type == 0
+
+
+class AuthClass(Enum):
+    PSK = "psk"
+    PUBKEY = "pubkey"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """A local or remote authentication round: swanctl.conf's local<suffix> or remote<suffix>."""
+
+    auth: AuthClass = AuthClass.PUBKEY
+    id: Identity | None = None
+    certs: tuple[bytes, ...] = ()  # DER: local certificates to use; remote certificates to accept
+    cacerts: tuple[bytes, ...] = ()  # DER: CA certificates that must be in the remote's chain
+    auth_hashes: tuple[str, ...] = ()  # of auth = pubkey-sha256...; empty accepts the default set
+
+
+class ChildAction(Enum):
+    """start_action, dpd_action and close_action."""
+
+    NONE = "none"
+    TRAP = "trap"
+    START = "start"
+    CLEAR = "clear"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildConfig:
+    """swanctl.conf's children.<child>. An empty traffic selector tuple means ``dynamic``: the IKE address of that side."""
+
+    name: str
+    local_ts: tuple[TrafficSelector, ...] = ()
+    remote_ts: tuple[TrafficSelector, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    mode: Mode = Mode.TUNNEL
+    policy: str = "PROTECT"  # PROTECT, BYPASS (swanctl mode = pass) or DISCARD (mode = drop)
+    priority: int = 0
+    rekey_time: float = 3600
+    life_time: float = 3960
+    rand_time: float = 360
+    rekey_bytes: int = 0
+    life_bytes: int = 0
+    rand_bytes: int = 0
+    rekey_packets: int = 0
+    life_packets: int = 0
+    rand_packets: int = 0
+    start_action: ChildAction = ChildAction.NONE
+    dpd_action: ChildAction = ChildAction.CLEAR
+    close_action: ChildAction = ChildAction.NONE
+    replay_window: int = 32
+    reqid: int = 0
+
+
+class UniquePolicy(Enum):
+    """What an IKE SA of the same peer means for its elder (swanctl's unique)."""
+
+    NEVER = "never"
+    NO = "no"
+    KEEP = "keep"
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionConfig:
+    """swanctl.conf's connections.<conn>. Addresses are text as configured (``%any``, names are not resolved here)."""
+
+    name: str
+    version: int = 2
+    local_addrs: tuple[str, ...] = ("%any",)
+    remote_addrs: tuple[str, ...] = ("%any",)
+    local_port: int = 500
+    remote_port: int = 500
+    proposals: tuple[Proposal, ...] = ()
+    local: tuple[AuthConfig, ...] = ()
+    remote: tuple[AuthConfig, ...] = ()
+    children: tuple[ChildConfig, ...] = ()
+    encap: bool = False
+    unique: UniquePolicy = UniquePolicy.NO
+    keyingtries: int = 1
+    dpd_delay: float = 0
+    rekey_time: float = 14400
+    over_time: float = 1440
+    rand_time: float = 1440
+    send_cert: str = "ifasked"
+    send_certreq: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSecret:
+    """A pre-shared key and the identities that own it (empty owners: any peer). ``data`` never leaves the process."""
+
+    id: str
+    data: bytes = field(repr=False)
+    owners: tuple[Identity, ...] = ()
+
+
+# --- views: what VICI and tests may see of live SAs (never a key) -----------------------------------------------------
+
+
+@dataclass(slots=True)
+class IkeCounters:
+    """Counts of one IKE SA; octets are UDP payload octets of IKE messages. They go on across an IKE SA's rekey only in
+    the agent's totals: a rekeyed IKE SA starts at zero, as an IPsec SA does."""
+
+    octets_in: int = 0
+    octets_out: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    drops_in: int = 0
+    drops_out: int = 0
+    notifies_in: int = 0
+    notifies_out: int = 0
+    child_exchanges_in: int = 0
+    child_exchanges_out: int = 0
+    child_invalids_in: int = 0
+    child_invalids_out: int = 0
+    child_rejects_in: int = 0
+    child_rejects_out: int = 0
+    child_deletes_in: int = 0
+    child_deletes_out: int = 0
+    retransmits_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaView:
+    """A Child SA as seen from outside; ``state`` uses strongSwan's words (INSTALLED, REKEYING, REKEYED, DELETING, DELETED ...)."""
+
+    name: str
+    uniqueid: int
+    reqid: int
+    state: str
+    mode: Mode
+    protocol: SecurityProtocol
+    encapsulated: bool
+    spi_in: int
+    spi_out: int
+    inbound: SaId | None
+    outbound: SaId | None
+    encr: EncrId
+    encr_key_bits: int
+    integ: IntegId
+    ke: KeId
+    esn: bool
+    replay_window: int
+    install_time: float
+    rekey_time: float | None  # absolute, of the clock that is passed in as now
+    life_time: float | None
+    rekey_bytes: int
+    life_bytes: int
+    rekey_packets: int
+    life_packets: int
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaView:
+    """An IKE SA as seen from outside. ``generation`` grows with every change of the endpoint that touched this SA."""
+
+    name: str
+    uniqueid: int
+    version: int
+    state: str
+    local: Address
+    remote: Address
+    local_id: Identity | None
+    remote_id: Identity | None
+    local_auth: str | None  # 'psk', 'rsa', 'ecdsa', 'ed25519'; None before authentication
+    remote_auth: str | None
+    initiator: bool
+    initiator_spi: bytes
+    responder_spi: bytes
+    nat_local: bool
+    nat_remote: bool
+    nat_fake: bool
+    encr: EncrId | None
+    encr_key_bits: int
+    integ: IntegId | None
+    prf: PrfId | None
+    ke: KeId | None
+    created: float
+    established: float | None
+    rekey_time: float | None
+    life_time: float | None
+    counters: IkeCounters
+    tasks_active: tuple[str, ...]
+    tasks_queued: tuple[str, ...]
+    children: tuple[ChildSaView, ...]
+    generation: int
+    remote_cert_expiry: float | None = None  # POSIX seconds, not the monotonic clock
+
+
+# --- outputs: carried out in order ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendDatagram:
+    """An IKE message; the I/O layer adds the non-ESP marker when the local or remote port is 4500 (``marker``)."""
+
+    data: bytes
+    local: Address
+    remote: Address
+    marker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSa:
+    sa: SaDescription
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSa:
+    sa: SaId
+    source: Address
+    destination: Address
+    encapsulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSa:
+    sa: SaId
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSpi:
+    spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddPolicy:
+    entry: SpdEntry
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePolicy:
+    entry: SpdEntry
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecorded:
+    """A line for VICI's log and control-log events; never a secret. ``level`` -1..4, ``group`` DMN MGR IKE CHD KNL NET ENC CFG."""
+
+    group: str
+    level: int
+    ike_name: str | None
+    ike_uniqueid: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaEstablished:
+    ike: IkeSaView
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaRekeyed:
+    old: IkeSaView
+    new: IkeSaView
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaUpdated:
+    """Addresses, ports or NAT state changed."""
+
+    ike: IkeSaView
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaDeleted:
+    """``reason``: 'deleted', 'peer-deleted', 'expired', 'timeout', 'auth-failed', 'replaced', 'shutdown'. ``established`` False for
+    an IKE SA that never came up."""
+
+    ike: IkeSaView
+    reason: str
+    established: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaEstablished:
+    ike: IkeSaView
+    child: ChildSaView
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaRekeyed:
+    ike: IkeSaView
+    old: ChildSaView
+    new: ChildSaView
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaDeleted:
+    """Follows the RemoveSa outputs of its SAs; the root joins their final counters."""
+
+    ike: IkeSaView
+    child: ChildSaView
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NegotiationFailed:
+    """``reason`` is the notify's name (NO_PROPOSAL_CHOSEN, AUTHENTICATION_FAILED, TS_UNACCEPTABLE ...) or 'TIMEOUT', 'NO_PSK', ... ."""
+
+    ike_name: str | None
+    ike_uniqueid: int | None
+    child_name: str | None
+    remote: Address | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFinished:
+    """The outcome of ``initiate``, ``terminate`` or ``rekey``, by the ticket that the call returned."""
+
+    ticket: int
+    success: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeysDerived:
+    """Only emitted when key export is switched on for debugging. ``lines`` maps a tshark table to lines for it."""
+
+    table: str  # 'ikev2_decryption_table' or 'esp_sa'
+    line: str = field(repr=False)
+
+
+Output = (
+    SendDatagram | InstallSa | UpdateSa | RemoveSa | ReleaseSpi | AddPolicy | RemovePolicy | LogRecorded
+    | IkeSaEstablished | IkeSaRekeyed | IkeSaUpdated | IkeSaDeleted
+    | ChildSaEstablished | ChildSaRekeyed | ChildSaDeleted | NegotiationFailed | CommandFinished | KeysDerived
+)  # fmt: skip
+
+
+class CommandError(Exception):
+    """A command named something that is not there or cannot be done; the message goes to the operator."""
+
+
+class KeyExchangeEndpoint(Protocol):
+    """One gateway's key exchanges. ``keyex.endpoint.Endpoint`` implements it and hands each IKE SA to its version's code.
+
+    Constructor: ``Endpoint(*, random, allocate_spi, credentials, options, now, wall_clock)`` where ``allocate_spi() -> int``
+    reserves an inbound SPI at the data plane, ``wall_clock() -> float`` gives POSIX seconds for certificate validity and
+    ``last_inbound(SaId) -> float | None`` tells when an inbound SA last passed traffic (liveness, RFC 7296 §2.4).
+    """
+
+    generation: int
+
+    def receive_datagram(self, data: bytes, local: Address, remote: Address, now: float) -> None:
+        """One IKE message without the non-ESP marker. Never raises on peer input."""
+        ...
+
+    def next_timer(self) -> float | None: ...
+
+    def handle_timer(self, now: float) -> None: ...
+
+    def outputs(self) -> list[Output]:
+        """Take the outputs produced since the last call, in order."""
+        ...
+
+    def load_connection(self, config: ConnectionConfig, now: float) -> None:
+        """Add or replace by name; SAs of a replaced connection live on. start_action is carried out."""
+        ...
+
+    def unload_connection(self, name: str, now: float) -> None: ...
+
+    def connections(self) -> Sequence[ConnectionConfig]: ...
+
+    def initiate(self, *, ike: str | None, child: str | None, now: float) -> int:
+        """Bring up a connection and/or child; returns a ticket, CommandFinished follows. Raises CommandError."""
+        ...
+
+    def terminate(
+        self,
+        *,
+        ike: str | None = None,
+        child: str | None = None,
+        ike_id: int | None = None,
+        child_id: int | None = None,
+        force: bool = False,
+        now: float,
+    ) -> tuple[int, int]:
+        """Delete what matches; returns (ticket, number matched). Raises CommandError when nothing matches."""
+        ...
+
+    def rekey(
+        self,
+        *,
+        ike: str | None = None,
+        child: str | None = None,
+        ike_id: int | None = None,
+        child_id: int | None = None,
+        now: float,
+    ) -> int:
+        """Start make-before-break rekeying of what matches; returns the number matched."""
+        ...
+
+    def install(self, *, child: str, ike: str | None, now: float) -> None:
+        """Install a child's policy as a trap (VICI install)."""
+        ...
+
+    def uninstall(self, *, child: str, ike: str | None, now: float) -> None: ...
+
+    def sa_expired(self, sa: SaId, hard: bool, now: float) -> None: ...
+
+    def acquired(
+        self,
+        entry: SpdEntry,
+        source: IPAddress,
+        destination: IPAddress,
+        protocol: int,
+        ports: tuple[int, int] | None,
+        now: float,
+    ) -> None: ...
+
+    def unknown_spi(self, spi: int, local: Address, remote: Address, now: float) -> None: ...
+
+    def peer_address_changed(self, sa: SaId, remote: Address, now: float) -> None: ...
+
+    def ike_sas(self) -> Sequence[IkeSaView]: ...
+
+    def ike_sas_changed_since(
+        self, generation: int
+    ) -> tuple[Sequence[IkeSaView], Sequence[int], Sequence[int]]:
+        """IKE SAs changed after ``generation``, and the uniqueids of IKE SAs and of Child SAs gone since then. Raises
+        CommandError when ``generation`` is older than what is remembered (the caller then lists all)."""
+        ...
+
+    def counters(self, connection: str | None = None) -> dict[str, int]:
+        """VICI get-counters' 21 keys, of one connection or of all."""
+        ...
+
+    def counters_by_connection(self) -> dict[str, dict[str, int]]: ...
+
+    def reset_counters(self, connection: str | None = None) -> None: ...
+
+    def shutdown(self, now: float) -> None:
+        """Delete all IKE SAs in an orderly way; outputs and timers go on until ``ike_sas()`` is empty."""
+        ...
