@@ -1,0 +1,89 @@
+"""Registry of pseudorandom functions (transform type 2), and prf+ (RFC 7296 section 2.13).
+
+Sources: RFC 4868 (PRF-HMAC-SHA-256/384/512), RFC 2104 (HMAC-SHA-1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ipsecstack.crypto.errors import UnknownAlgorithm
+from ipsecstack.wire.transforms import PrfId
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Prf:
+    """A pseudorandom function; lengths in octets. The key of the PRFs here may have any length."""
+
+    id: PrfId
+    name: str
+    key_octets: int
+    """Preferred key length: the length of SK_d, SK_pi and SK_pr."""
+    output_octets: int
+    weak: bool
+    _compute: Callable[[bytes, bytes], bytes] = field(repr=False, compare=False)
+
+    def compute(self, key: Buffer, *parts: Buffer) -> bytes:
+        """prf(key, part1 | part2 | ...), ``output_octets`` long."""
+        return self._compute(bytes(key), b"".join(parts))
+
+
+def prf_plus(prf: Prf, key: Buffer, seed: Buffer, length: int) -> bytes:
+    """``length`` octets of prf+(key, seed) = T1 | T2 | ... with Tn = prf(K, Tn-1 | S | n).
+
+    ValueError beyond 255 blocks, where RFC 7296 section 2.13 ends it.
+    """
+    if length < 0 or length > 255 * prf.output_octets:
+        raise ValueError(f"prf+ gives at most {255 * prf.output_octets} octets, {length} were asked")
+    stream = bytearray()
+    block = b""
+    counter = 1
+    while len(stream) < length:
+        block = prf.compute(key, block, seed, bytes((counter,)))
+        stream += block
+        counter += 1
+    return bytes(stream[:length])
+
+
+_REGISTRY: dict[PrfId, Prf] = {}
+
+
+def get(prf_id: int) -> Prf:
+    """The PRF of this number; UnknownAlgorithm with a clear text when there is none."""
+    try:
+        return _REGISTRY[PrfId(prf_id)]
+    except ValueError:
+        raise UnknownAlgorithm(f"PRF number {prf_id} is not implemented") from None
+    except KeyError:
+        raise UnknownAlgorithm(f"{PrfId(prf_id).vici_name} is not implemented") from None
+
+
+def registered() -> Iterator[Prf]:
+    """Every implemented PRF."""
+    yield from _REGISTRY.values()
+
+
+def _register(
+    prf_id: PrfId, compute: Callable[[bytes, bytes], bytes], *, octets: int, weak: bool = False
+) -> None:
+    _REGISTRY[prf_id] = Prf(prf_id, prf_id.vici_name, octets, octets, weak, compute)
+
+
+def _hmac(hash_name: str) -> Callable[[bytes, bytes], bytes]:
+    hashlib.new(hash_name)  # an unknown hash fails when the registry is built, not in a session
+
+    def compute(key: bytes, data: bytes) -> bytes:
+        return hmac.digest(key, data, hash_name)
+
+    return compute
+
+
+_register(PrfId.HMAC_SHA2_256, _hmac("sha256"), octets=32)
+_register(PrfId.HMAC_SHA2_384, _hmac("sha384"), octets=48)
+_register(PrfId.HMAC_SHA2_512, _hmac("sha512"), octets=64)
+_register(PrfId.HMAC_SHA1, _hmac("sha1"), octets=20, weak=True)
