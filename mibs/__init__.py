@@ -1,4 +1,4 @@
-"""The MIB modules that the agent serves: sources (`src/`, `base/`), their compiler (`build`) and their loader."""
+"""The MIB modules that the agent serves: sources (`src/`, `base/`), compiler (`build`) and loader."""
 
 from mibs.loader import IndexPart, MibError, MibSet, Module, Object, Syntax, UnknownObject, load
 

@@ -1,9 +1,10 @@
-"""The compiled MIB modules as typed facts: every object with its OID, its syntax down to the base type, and its INDEX.
+"""The compiled MIB modules as typed facts: every object with its OID, its syntax down to the base type, and
+its INDEX.
 
 `load()` reads one file, `mibs/compiled/index.json`, which `python -m mibs.build` writes from `mibs/src` and
-`mibs/base`; it takes a few milliseconds and imports nothing but the standard library.  Everything returned is frozen
-and may be shared between threads.  Words are those of RFC 2578 to 2580: MAX-ACCESS, STATUS, INDEX, IMPLIED, AUGMENTS,
-textual convention.
+`mibs/base`; it takes a few milliseconds and imports nothing but the standard library.  Everything returned is
+frozen and may be shared between threads.  Words are those of RFC 2578 to 2580: MAX-ACCESS, STATUS, INDEX,
+IMPLIED, AUGMENTS, textual convention.
 """
 
 from __future__ import annotations
@@ -60,11 +61,12 @@ class UnknownObject(KeyError):
 class Syntax:
     """A SYNTAX clause resolved through its textual conventions down to the base type.
 
-    `name` is what the object's SYNTAX says ('TruthValue', 'Counter64', 'INTEGER', ...) and `module` the module that
-    defines that name ('' for a type of SMIv2 itself).  `types` are the textual conventions passed on the way down, the
-    nearest first.  `named` holds an enumeration's numbers, or the bit positions of BITS.  `ranges` are the permitted
-    values of an integer and `sizes` the permitted lengths in octets of an OCTET STRING, both as inclusive pairs, the
-    narrowest clause that applies; empty means the base type's own limits.  `hint` is the DISPLAY-HINT in effect.
+    `name` is what the object's SYNTAX says ('TruthValue', 'Counter64', 'INTEGER', ...) and `module` the
+    module that defines that name ('' for a type of SMIv2 itself).  `types` are the textual conventions passed
+    on the way down, the nearest first.  `named` holds an enumeration's numbers, or the bit positions of BITS.
+    `ranges` are the permitted values of an integer and `sizes` the permitted lengths in octets of an OCTET
+    STRING, both as inclusive pairs, the narrowest clause that applies; empty means the base type's own
+    limits.  `hint` is the DISPLAY-HINT in effect.
     """
 
     name: str
@@ -105,7 +107,9 @@ class Syntax:
         return None
 
     def permits(self, value: int) -> bool:
-        """Whether an integer satisfies the enumeration and ranges (not: whether it fits the base type's encoding)."""
+        """Whether an integer satisfies the enumeration and ranges (not: whether it fits the base type's
+        encoding).
+        """
         if self.named and self.base != "BITS":
             return any(number == value for _, number in self.named)
         return not self.ranges or any(low <= value <= high for low, high in self.ranges)
@@ -128,10 +132,11 @@ class IndexPart:
 class Object:
     """One definition of a MIB module.
 
-    For a row, `index` is its INDEX (taken from the row that it AUGMENTS, if it does) and `columns` its columns in order
-    of their sub-identifier.  A table names its row and a column its row in `row`.  `objects` are the OBJECTS of a
-    notification, the members of a group, or the mandatory groups of a compliance statement.  `default` is the DEFVAL:
-    an int, a label, a str for OCTET STRING (hex when it starts with 0x), or None.
+    For a row, `index` is its INDEX (taken from the row that it AUGMENTS, if it does) and `columns` its
+    columns in order of their sub-identifier.  A table names its row and a column its row in `row`.  `objects`
+    are the OBJECTS of a notification, the members of a group, or the mandatory groups of a compliance
+    statement.  `default` is the DEFVAL: an int, a label, a str for OCTET STRING (hex when it starts with 0x),
+    or None.
     """
 
     name: str
@@ -165,10 +170,11 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One MIB module: `identity` is its MODULE-IDENTITY's descriptor ('' when it has none), `revision` the newest
-    LAST-UPDATED as written ('' likewise), `folder` where its source lies ('src': served by the agent; 'base': only
-    imported), `imports` the modules it takes definitions from, `objects` in the order of their OIDs, `types` its textual
-    conventions by name."""
+    """One MIB module: `identity` is its MODULE-IDENTITY's descriptor ('' when it has none), `revision` the
+    newest LAST-UPDATED as written ('' likewise), `folder` where its source lies ('src': served by the agent;
+    'base': only imported), `imports` the modules it takes definitions from, `objects` in the order of their
+    OIDs, `types` its textual conventions by name.
+    """
 
     name: str
     folder: str
@@ -180,7 +186,9 @@ class Module:
 
 
 class MibSet:
-    """The loaded modules, looked up by name and by OID.  `str` names may be 'sysUpTime' or 'SNMPv2-MIB::sysUpTime'."""
+    """The loaded modules, looked up by name and by OID.  `str` names may be 'sysUpTime' or
+    'SNMPv2-MIB::sysUpTime'.
+    """
 
     def __init__(self, modules: Iterable[Module]) -> None:
         self.modules: Mapping[str, Module] = {module.name: module for module in modules}
@@ -190,7 +198,9 @@ class MibSet:
                 self._names.setdefault(definition.name, []).append(definition)
 
     def __getitem__(self, name: str) -> Object:
-        """The definition of a name.  Raises UnknownObject, which says what to write instead when it is ambiguous."""
+        """The definition of a name.  Raises UnknownObject, which says what to write instead when it is
+        ambiguous.
+        """
         module, separator, bare = name.rpartition("::")
         found = [o for o in self._names.get(bare, ()) if not separator or o.module == module]
         if len(found) == 1:
@@ -227,7 +237,9 @@ class MibSet:
         return self._oids.get(tuple(oid))
 
     def resolve(self, oid: Oid) -> tuple[Object, Oid] | None:
-        """The nearest definition at or above an OID, and what is left below it (the instance part, as a rule)."""
+        """The nearest definition at or above an OID, and what is left below it (the instance part, as a
+        rule).
+        """
         oid = tuple(oid)
         for length in range(len(oid), 0, -1):
             found = self._oids.get(oid[:length])
@@ -239,7 +251,7 @@ class MibSet:
         """All definitions at or below an OID, in order."""
         oid = tuple(oid)
         keys = self._keys
-        start = bisect_right(keys, oid[:-1] + (oid[-1] - 1, 2**32)) if oid else 0
+        start = bisect_right(keys, (*oid[:-1], oid[-1] - 1, 2**32)) if oid else 0
         end = bisect_right(keys, (*oid, 2**32)) if oid else len(keys)
         return tuple(o for o in self._sorted[start:end] if o.oid[: len(oid)] == oid)
 
@@ -253,7 +265,9 @@ class MibSet:
         return tuple(definition for definition in source if definition.kind in kinds)
 
     def text(self, oid: Oid) -> str:
-        """An OID as people write it, 'SNMPv2-MIB::sysUpTime.0', for messages; dotted numbers when nothing is near."""
+        """An OID as people write it, 'SNMPv2-MIB::sysUpTime.0', for messages; dotted numbers when nothing is
+        near.
+        """
         found = self.resolve(oid)
         if found is None or len(found[0].oid) < 7:
             return ".".join(map(str, oid))
@@ -263,8 +277,8 @@ class MibSet:
 def load(names: Iterable[str] | None = None, compiled: Path | None = None) -> MibSet:
     """Load the compiled modules: all, or those named and every module they import, directly or not.
 
-    Raises MibError when there is no compiled index (and says which command makes it), when it cannot be read, or when
-    a named module is not in it.
+    Raises MibError when there is no compiled index (and says which command makes it), when it cannot be read,
+    or when a named module is not in it.
     """
     path = (compiled or COMPILED) / INDEX_FILE
     try:
