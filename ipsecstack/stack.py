@@ -1,7 +1,7 @@
 """One gateway without I/O: key exchanges joined to a data plane.
 
-``Stack`` carries out the outputs of the key exchange endpoint in order, gives the data plane's events to the endpoint,
-and hands everything that others may watch to its listeners. It opens no socket and reads no clock, so a test
+``Stack`` carries out the outputs of the key exchange endpoint in order, gives the data plane's events to
+the endpoint, and hands everything that others may watch to its listeners. It opens no socket and reads no clock, so a test
 can run two of them back to back; ``ipsecstack.daemon`` adds sockets, timers and the VICI server.
 """
 
@@ -86,7 +86,8 @@ class Stack:
                     self._carry_out(output, now)
 
     def child_counters(self, child: ChildSaView) -> tuple[SaCounters | None, SaCounters | None]:
-        """Counters of a child's inbound and outbound SA: live ones, or the final ones while its deletion is being told."""
+        """Counters of a child's inbound and outbound SA: live ones, or the final ones while its deletion is
+        being told."""
         return self._counters(child.inbound), self._counters(child.outbound)
 
     def touched(self) -> set[SaId]:

@@ -1,7 +1,7 @@
 """The data plane interface: where SAs and policies take effect (userspace over TUN, the kernel's XFRM, or memory).
 
-The composition root calls it; key exchanges never see it. Time is an argument in seconds of one monotonic clock. A data
-plane touches only SAs and policies that were given to it.
+The composition root calls it; key exchanges never see it. Time is an argument in seconds of one monotonic
+clock. A data plane touches only SAs and policies that were given to it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class SaExpired:
 
 @dataclass(frozen=True, slots=True)
 class UnknownSpiReceived:
-    """An ESP packet came for an SPI that is not installed: an unauthenticated hint (RFC 7296 §2.21.4), rate-limited."""
+    """An ESP packet came for an SPI that is not installed: an unauthenticated hint (RFC 7296 §2.21.4),
+    rate-limited."""
 
     spi: int
     local: Address
@@ -148,8 +149,8 @@ class DataPlane(Protocol):
 class UserspaceDataPlane(DataPlane, Protocol):
     """A data plane whose packets pass through this process, in batches (one call handles many packets).
 
-    ``outbound`` takes inner IP packets to ESP, ``inbound`` takes ESP to inner packets. ``read_device`` drains the device
-    (at most ``limit`` packets) and returns what must be sent; ``receive`` does ``inbound`` and writes to the device.
+    ``outbound`` takes inner IP packets to ESP, ``inbound`` takes ESP to inner packets. ``read_device``
+    drains the device (at most ``limit`` packets) and returns what must be sent; ``receive`` does ``inbound`` and writes to the device.
     """
 
     def outbound(self, packets: Iterable[bytes | memoryview], now: float) -> list[EspDatagrams]: ...

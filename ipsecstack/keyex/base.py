@@ -37,7 +37,8 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An identity as configured: ``%any`` (type ANY) or an ID payload's type and value (RFC 7296 §3.5), with its text."""
+    """An identity as configured: ``%any`` (type ANY) or an ID payload's type and value (RFC 7296 §3.5), with
+    its text."""
 
     type: int  # 0 ANY, 1 IPV4, 2 FQDN, 3 RFC822, 5 IPV6, 9 DER_ASN1_DN, 11 KEY_ID
     data: bytes
@@ -76,7 +77,8 @@ class ChildAction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """swanctl.conf's children.<child>. An empty traffic selector tuple means ``dynamic``: the IKE address of that side."""
+    """swanctl.conf's children.<child>. An empty traffic selector tuple means ``dynamic``: the IKE address of
+    that side."""
 
     name: str
     local_ts: tuple[TrafficSelector, ...] = ()
@@ -149,8 +151,9 @@ class SharedSecret:
 
 @dataclass(slots=True)
 class IkeCounters:
-    """Counts of one IKE SA; octets are UDP payload octets of IKE messages. They go on across an IKE SA's rekey only in
-    the agent's totals: a rekeyed IKE SA starts at zero, as an IPsec SA does."""
+    """Counts of one IKE SA; octets are UDP payload octets of IKE messages. They go on across an IKE SA's
+    rekey only in the agent's totals: a rekeyed IKE SA starts at zero, as an IPsec SA does.
+    """
 
     octets_in: int = 0
     octets_out: int = 0
@@ -173,7 +176,8 @@ class IkeCounters:
 
 @dataclass(frozen=True, slots=True)
 class ChildSaView:
-    """A Child SA as seen from outside; ``state`` uses strongSwan's words (INSTALLED, REKEYING, REKEYED, DELETING, DELETED ...)."""
+    """A Child SA as seen from outside; ``state`` uses strongSwan's words (INSTALLED, REKEYING, REKEYED,
+    DELETING, DELETED ...)."""
 
     name: str
     uniqueid: int
@@ -289,7 +293,8 @@ class RemovePolicy:
 
 @dataclass(frozen=True, slots=True)
 class LogRecorded:
-    """A line for VICI's log and control-log events; never a secret. ``level`` -1..4, ``group`` DMN MGR IKE CHD KNL NET ENC CFG."""
+    """A line for VICI's log and control-log events; never a secret. ``level`` -1..4, ``group`` DMN MGR IKE
+    CHD KNL NET ENC CFG."""
 
     group: str
     level: int
@@ -318,8 +323,8 @@ class IkeSaUpdated:
 
 @dataclass(frozen=True, slots=True)
 class IkeSaDeleted:
-    """``reason``: 'deleted', 'peer-deleted', 'expired', 'timeout', 'auth-failed', 'replaced', 'shutdown'. ``established`` False for
-    an IKE SA that never came up."""
+    """``reason``: 'deleted', 'peer-deleted', 'expired', 'timeout', 'auth-failed', 'replaced', 'shutdown'.
+    ``established`` is False for an IKE SA that never came up."""
 
     ike: IkeSaView
     reason: str
@@ -350,7 +355,8 @@ class ChildSaDeleted:
 
 @dataclass(frozen=True, slots=True)
 class NegotiationFailed:
-    """``reason`` is the notify's name (NO_PROPOSAL_CHOSEN, AUTHENTICATION_FAILED, TS_UNACCEPTABLE ...) or 'TIMEOUT', 'NO_PSK', ... ."""
+    """``reason`` is the notify's name (NO_PROPOSAL_CHOSEN, AUTHENTICATION_FAILED, TS_UNACCEPTABLE ...) or
+    'TIMEOUT', 'NO_PSK', ... ."""
 
     ike_name: str | None
     ike_uniqueid: int | None
@@ -389,11 +395,13 @@ class CommandError(Exception):
 
 
 class KeyExchangeEndpoint(Protocol):
-    """One gateway's key exchanges. ``keyex.endpoint.Endpoint`` implements it and hands each IKE SA to its version's code.
+    """One gateway's key exchanges. ``keyex.endpoint.Endpoint`` implements it and hands each IKE SA to its
+    version's code.
 
-    Constructor: ``Endpoint(*, random, allocate_spi, credentials, options, now, wall_clock)`` where ``allocate_spi() -> int``
-    reserves an inbound SPI at the data plane, ``wall_clock() -> float`` gives POSIX seconds for certificate validity and
-    ``last_inbound(SaId) -> float | None`` tells when an inbound SA last passed traffic (liveness, RFC 7296 §2.4).
+    Constructor: ``Endpoint(*, random, allocate_spi, credentials, options, now, wall_clock)`` where
+    ``allocate_spi() -> int`` reserves an inbound SPI at the data plane, ``wall_clock() -> float`` gives POSIX
+    seconds for certificate validity and ``last_inbound(SaId) -> float | None`` tells when an inbound SA last
+    passed traffic (liveness, RFC 7296 §2.4).
     """
 
     generation: int
