@@ -1,0 +1,53 @@
+"""Fixtures for every test, and the policy for tests whose tools are missing (see lab.policy)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the lab is a package beside the tests
+
+from lab import policy
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root folder of this repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> Callable[[str], str]:
+    """`require_tool("tshark")`: its path, or the test ends (skipped; failed under CI)."""
+    return policy.require_tool
+
+
+@pytest.fixture(scope="session")
+def require_root() -> None:
+    """The test makes network namespaces and TUN devices."""
+    policy.require_root()
+
+
+@pytest.fixture(scope="session")
+def shared_vectors() -> Path:
+    """The large vector sets beside the repository; tests that need them are skipped where they are absent.
+
+    They are an extra on the developers' machines, never part of a checkout: their absence is no failure.
+    """
+    folder = policy.shared_vectors(REPOSITORY)
+    if folder is None:
+        pytest.skip("no ../shared/vectors beside the repository")
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not policy.not_tested:
+        return
+    terminalreporter.section("NOT TESTED on this machine", red=True, bold=True)
+    for reason, count in sorted(policy.not_tested.items()):
+        terminalreporter.line(f"{count:4d} times: {reason}", red=True)
