@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric import dh, ec, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ipsecstack.crypto import modp
@@ -121,32 +121,21 @@ class _Ecp:
 class _Modp:
     """A MODP group (RFC 3526). The exponent is short, twice the strength that the group is given there."""
 
-    __slots__ = ("_name", "_octets", "_prime", "_private", "public")
+    __slots__ = ("_bits", "_exponent", "_name", "public")
 
     def __init__(self, bits: int, exponent_octets: int, name: str, random: Random) -> None:
         self._name = name
-        self._octets = bits // 8
-        self._prime = modp.prime(bits)
-        group = dh.DHParameterNumbers(self._prime, modp.GENERATOR)
+        self._bits = bits
         # The top bit set gives the exponent its full length, whatever the random octets are.
-        exponent = int.from_bytes(random(exponent_octets), "big") | 1 << (8 * exponent_octets - 1)
-        # OpenSSL does the secret exponentiation (Python's pow is slower and leaks timing); the public value
-        # is the "shared secret" with the generator, for which the key's own public number is not used.
-        generator = dh.DHPublicNumbers(modp.GENERATOR, group)
-        self._private = dh.DHPrivateNumbers(exponent, generator).private_key()
-        self.public = self._private.exchange(generator.public_key()).rjust(self._octets, b"\0")
+        self._exponent = int.from_bytes(random(exponent_octets), "big") | 1 << (8 * exponent_octets - 1)
+        self.public = modp.power(modp.GENERATOR, self._exponent, bits)
 
     def shared(self, peer_public: bytes) -> bytes:
-        _check_length(peer_public, self._octets, self._name)
+        _check_length(peer_public, self._bits // 8, self._name)
         value = int.from_bytes(peer_public, "big")
-        if not 1 < value < self._prime - 1:
+        if not 1 < value < modp.prime(self._bits) - 1:
             raise KeError(f"{self._name} public value is 0, 1, p-1 or beyond the prime")
-        group = dh.DHParameterNumbers(self._prime, modp.GENERATOR)
-        try:
-            secret = self._private.exchange(dh.DHPublicNumbers(value, group).public_key())
-        except ValueError:
-            raise KeError(f"{self._name} public value is not acceptable") from None
-        return secret.rjust(self._octets, b"\0")
+        return modp.power(value, self._exponent, self._bits)
 
 
 def _check_length(public: bytes, octets: int, name: str) -> None:

@@ -6,7 +6,11 @@ the subgroup of order (p - 1) / 2. Computing them keeps pages of digits, and the
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
+
+from cryptography.hazmat.primitives.asymmetric import dh
+from cryptography.utils import CryptographyDeprecationWarning
 
 GENERATOR = 2
 
@@ -39,3 +43,19 @@ def prime(bits: int) -> int:
     """The prime of the MODP group with this many bits; KeyError where RFC 3526 has none."""
     constant = _CONSTANT[bits]
     return (1 << bits) - (1 << (bits - 64)) - 1 + ((_pi_scaled(bits - 130) + constant) << 64)
+
+
+def power(base: int, exponent: int, bits: int) -> bytes:
+    """base^exponent mod p of the group with ``bits`` bits, padded to the length of p; 1 < base < p - 1.
+
+    OpenSSL does it, because the exponent is secret: Python's pow is slower and its time tells about the
+    exponent. cryptography offers no exponentiation of its own, but "exchange" with the base as the peer's
+    value is one, and the public number of the exponent's side is not used for it.
+    """
+    with warnings.catch_warnings():
+        # cryptography calls the groups deprecated; they are here because IKE peers still ask for them.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        group = dh.DHParameterNumbers(prime(bits), GENERATOR)
+        private = dh.DHPrivateNumbers(exponent, dh.DHPublicNumbers(GENERATOR, group)).private_key()
+        result = private.exchange(dh.DHPublicNumbers(base, group).public_key())
+    return result.rjust(bits // 8, b"\0")

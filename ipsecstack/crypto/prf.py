@@ -27,6 +27,8 @@ class Prf:
     output_octets: int
     weak: bool
     _compute: Callable[[bytes, bytes], bytes] = field(repr=False, compare=False)
+    nonce_octets: int = 0
+    """Octets of each nonce that key SKEYSEED where the key has a fixed length; 0 for the whole nonces."""
 
     def compute(self, key: Buffer, *parts: Buffer) -> bytes:
         """prf(key, part1 | part2 | ...), ``output_octets`` long."""
