@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lab.gateway import Gateway
 from lab.netns import Namespace, folder, link, namespaces
@@ -23,7 +23,6 @@ from lab.pki import authority
 from lab.strongswan import StrongSwan
 from lab.swanconf import Child, Tunnel, document
 
-KINDS: Mapping[str, Callable[..., Gateway]] = {"strongswan": StrongSwan, "ours": OurStack}
 WAN4 = ("10.99.0.1", "10.99.0.2")
 WAN6 = ("fd99::1", "fd99::2")
 
@@ -32,6 +31,10 @@ def first_host(selector: str) -> str:
     """The address that stands for a traffic selector: the first host of a network, or the host itself."""
     network = ipaddress.ip_network(selector.split("[")[0])
     return str(network[0] if network.num_addresses == 1 else network[1])
+
+
+live: list[Pair] = []
+"""Pairs that are up now: a failed test shows their logs."""
 
 
 @dataclass
@@ -77,28 +80,49 @@ class Pair:
         return "\n".join(f"=== {g.name} ({g.kind})\n{g.log()[-4000:]}" for g in self.gateways)
 
 
+def make_gateway(
+    kind: str,
+    name: str,
+    namespace: Namespace,
+    place: Path,
+    settings: Mapping[str, str] | None = None,
+    export_keys: bool = False,
+) -> Gateway:
+    """A gateway of a kind, not yet started.
+
+    LAB_SELF_CHECK=1 in the environment puts strongSwan in our place, to prove the tests by a peer that is known good.
+    """
+    if kind == "strongswan" or os.environ.get("LAB_SELF_CHECK"):
+        return StrongSwan(name, namespace, place, settings)
+    return OurStack(name, namespace, place, settings, export_keys=export_keys)
+
+
 @contextlib.contextmanager
 def pair(
     kinds: tuple[str, str],
     tunnels: tuple[Tunnel, ...] = (Tunnel(),),
+    tunnels_b: tuple[Tunnel, ...] | None = None,
     start: bool = True,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
+    export_keys: bool = False,
 ) -> Iterator[Pair]:
     """Two gateways of `kinds` ("strongswan" or "ours") with `tunnels` configured; secrets are random.
 
-    `settings` go to both gateways' constructors' `settings`.
+    `tunnels_b`: what b is configured with when it differs. `settings` (retransmission times) go to both.
+    `export_keys`: our daemons write tshark's key tables.
     """
     with namespaces("a", "b") as (left, right), folder() as place:
         link(left, right)
         for end, namespace in enumerate((left, right)):
             namespace.add_address(f"{WAN4[end]}/24", f"{WAN6[end]}/64", device="wan")
-            lans = {first_host(child.ts[end]) for tunnel in tunnels for child in tunnel.children}
+            of_this_end = (tunnels_b or tunnels) if end else tunnels
+            lans = {first_host(child.ts[end]) for tunnel in of_this_end for child in tunnel.children}
             lans -= {WAN4[end], WAN6[end]}
             if lans:
                 namespace.add_address(*(f"{a}/{128 if ':' in a else 32}" for a in sorted(lans)))
             namespace.sysctl(ipv4__ip_forward=1, ipv4__conf__all__rp_filter=0, ipv4__ping_group_range="0 0")
         gateways = tuple(
-            KINDS[kind](label, namespace, place / label, settings=settings)
+            make_gateway(kind, label, namespace, place / label, settings, export_keys)
             for kind, label, namespace in zip(kinds, "ab", (left, right), strict=True)
         )
         made = Pair(
@@ -108,12 +132,14 @@ def pair(
             tunnels,
             {tunnel.name: secrets.token_hex(24) for tunnel in tunnels},
         )
+        live.append(made)
         try:
             for end, gateway in enumerate(made.gateways):
-                made.write_configuration(end)
+                made.write_configuration(end, tunnels_b if end else tunnels)
                 if start:
                     gateway.start()
             yield made
         finally:
+            live.remove(made)
             for gateway in made.gateways:
                 gateway.stop()
