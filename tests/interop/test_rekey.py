@@ -61,14 +61,7 @@ def test_ike_rekey_under_traffic(make_pair, kinds: tuple[str, str], by: int) -> 
             time.sleep(0.1)
             pair.gateways[by].swanctl("--rekey", "--ike", "gw")
             for gateway in pair.gateways:
-                wait_until(
-                    lambda gateway=gateway, old=old: (
-                        [sa.spis for sa in gateway.ike_sas()] not in ([old], [])
-                        and len(gateway.ike_sas()) == 1
-                    ),
-                    10,
-                    f"{gateway.name} has the new IKE_SA alone",
-                )
+                gateway.wait_one_ike_sa(not_spis=old)
             seen.add(pair.a.ike_sa().spis)
         time.sleep(0.1)
     assert len(seen) == 4

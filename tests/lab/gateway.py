@@ -236,6 +236,15 @@ class Gateway:
 
         wait_until(replaced, timeout, f"{self.name}: CHILD_SA other than {spis} alone")
 
+    def wait_one_ike_sa(self, not_spis: tuple[str, str] | None = None, timeout: float = 10) -> None:
+        """Until one established IKE_SA alone is listed (and it is not the one of `not_spis`)."""
+
+        def alone() -> bool:
+            listed = self.ike_sas()
+            return len(listed) == 1 and listed[0].state == "ESTABLISHED" and listed[0].spis != not_spis
+
+        wait_until(alone, timeout, f"{self.name}: one IKE_SA, not {not_spis}")
+
     def wait_no_sa(self, timeout: float = 10) -> None:
         """Until no IKE_SA is listed at all."""
         wait_until(lambda: not self.ike_sas(), timeout, f"{self.name}: no IKE_SA left")
