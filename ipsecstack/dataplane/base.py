@@ -58,6 +58,7 @@ class DataPlaneCounters:
     bypassed_out: int = 0
     no_sa_out: int = 0
     send_errors: int = 0
+    too_big_out: int = 0  # did not fit the path and must not be fragmented; the sender was told by ICMP
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,9 @@ class DataPlane(Protocol):
 class UserspaceDataPlane(DataPlane, Protocol):
     """A data plane whose packets pass through this process, in batches (one call handles many packets).
 
-    ``outbound`` takes inner IP packets to ESP, ``inbound`` takes ESP to inner packets. ``read_device``
-    drains the device (at most ``limit`` packets) and returns what must be sent; ``receive`` does ``inbound`` and writes to the device.
+    ``outbound`` takes inner IP packets to ESP, ``inbound`` takes ESP to inner packets. ``read_device`` drains the
+    device (at most ``limit`` packets) and returns what must be sent; ``receive`` does ``inbound`` and writes to the
+    device.
     """
 
     def outbound(self, packets: Iterable[bytes | memoryview], now: float) -> list[EspDatagrams]: ...

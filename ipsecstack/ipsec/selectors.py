@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network, summarize_address_range
 
+from ipsecstack.wire.ip import Flow
+
 IPAddress = IPv4Address | IPv6Address
 
 PROTOCOL_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
@@ -57,7 +59,7 @@ class TrafficSelector:
         return self.start_port == 65535 and self.end_port == 0
 
     def matches(self, address: IPAddress, protocol: int, port: int | None) -> bool:
-        """True when a packet's address, protocol and port are inside; port None (not in the packet) needs ANY or OPAQUE."""
+        """True when a packet's address, protocol and port are inside; port None (it has none) needs ANY or OPAQUE."""
         if address.version != self.start.version or not int(self.start) <= int(address) <= int(self.end):
             return False
         if self.protocol not in (0, protocol):
@@ -94,7 +96,10 @@ class TrafficSelector:
 
     @classmethod
     def from_text(cls, text: str) -> TrafficSelector:
-        """Parse swanctl.conf's form: ``10.1.0.0/24``, ``10.1.0.5-10.1.0.9``, ``10.1.0.0/24[tcp/80-90]``, ``::/0[17/opaque]``."""
+        """Parse swanctl.conf's form, or what ``to_text`` made.
+
+        ``10.1.0.0/24``, ``10.1.0.5-10.1.0.9``, ``10.1.0.0/24[tcp/80-90]``, ``::/0[17/opaque]``. Raises SelectorError.
+        """
         match = _TEXT.match(text)
         if not match:
             raise SelectorError(
@@ -102,8 +107,9 @@ class TrafficSelector:
             )
         addr = match["addr"]
         try:
-            if "-" in addr:
-                low, high = addr.split("-", 1)
+            separator = ".." if ".." in addr else "-"
+            if separator in addr:
+                low, high = addr.split(separator, 1)
                 start, end = ip_address(low), ip_address(high)
             else:
                 net = ip_network(addr, strict=False)
@@ -124,7 +130,7 @@ class TrafficSelector:
 
     def to_text(self) -> str:
         """The text form that VICI shows; ranges that are one prefix come as the prefix."""
-        nets = list(summarize_address_range(self.start, self.end))  # type: ignore[type-var]
+        nets = list(summarize_address_range(self.start, self.end))
         addr = str(nets[0]) if len(nets) == 1 else f"{self.start}..{self.end}"
         if self.protocol == 0 and self.any_port:
             return addr
@@ -140,6 +146,30 @@ class TrafficSelector:
 
     def __str__(self) -> str:
         return self.to_text()
+
+
+def selects(
+    local: tuple[TrafficSelector, ...], remote: tuple[TrafficSelector, ...], flow: Flow, outbound: bool
+) -> bool:
+    """True when the selectors of both sides match a flow that leaves (``outbound``) or arrives (RFC 4301 §4.4.1.1)."""
+    if outbound:
+        here, here_port, there, there_port = (
+            flow.source,
+            flow.source_port,
+            flow.destination,
+            flow.destination_port,
+        )
+    else:
+        here, here_port, there, there_port = (
+            flow.destination,
+            flow.destination_port,
+            flow.source,
+            flow.source_port,
+        )
+    protocol = flow.protocol
+    return any(ts.matches(there, protocol, there_port) for ts in remote) and any(
+        ts.matches(here, protocol, here_port) for ts in local
+    )
 
 
 def _number(text: str, names: dict[str, int], limit: int, whole: str) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import insort_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
-from ipsecstack.ipsec.selectors import TrafficSelector
+from ipsecstack.ipsec.selectors import TrafficSelector, selects
+from ipsecstack.wire.ip import Flow
+
+
+class SpdError(Exception):
+    """The database cannot hold this entry; the message says why."""
 
 
 class Action(Enum):
@@ -17,7 +24,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SpdEntry:
-    """One policy, for both directions: local selectors against the inner source outbound, the inner destination inbound.
+    """One policy, both directions: local selectors against the inner source outbound, the inner destination inbound.
 
     ``reqid`` ties a PROTECT entry to its SAs. Entries with a lower ``priority`` are asked first; equal ones in the
     order they were added. ``name`` is connection/child. ``trap`` asks for an acquire when no SA is there.
@@ -32,3 +39,66 @@ class SpdEntry:
     protocol: SecurityProtocol = SecurityProtocol.ESP
     mode: Mode = Mode.TUNNEL
     trap: bool = False
+
+
+class Spd:
+    """The ordered database with a bounded cache of decisions by flow (RFC 4301 §4.4.1: SPD-S, SPD-I and SPD-O in one).
+
+    The cache answers for single flows, so its entries are decorrelated whatever the order of the list; any change
+    empties it. No entry means DISCARD.
+    """
+
+    def __init__(self, cache_size: int = 8192) -> None:
+        self._entries: list[SpdEntry] = []
+        self._cache: dict[tuple[bool, bytes], SpdEntry | None] = {}
+        self._cache_size = cache_size
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[SpdEntry]:
+        return iter(self._entries)
+
+    def add(self, entry: SpdEntry) -> None:
+        """Insert by priority, after its equals. Raises SpdError when the same entry is there already."""
+        if entry in self._entries:
+            raise SpdError(f"policy {entry.name} is installed already")
+        insort_right(self._entries, entry, key=lambda other: other.priority)
+        self._cache.clear()
+
+    def remove(self, entry: SpdEntry) -> bool:
+        """Take an entry out; False when it is not there."""
+        try:
+            self._entries.remove(entry)
+        except ValueError:
+            return False
+        self._cache.clear()
+        return True
+
+    def outbound(self, key: bytes) -> SpdEntry | None:
+        """The first entry that selects a leaving packet with this flow key (``wire.ip.flow_key``), or None: DISCARD."""
+        return self._lookup(True, key)
+
+    def inbound(self, key: bytes) -> SpdEntry | None:
+        """The first entry that selects an arriving packet with this flow key, or None: DISCARD."""
+        return self._lookup(False, key)
+
+    def clear_inbound(self, key: bytes) -> Action:
+        """What to do with a packet that arrived without protection (RFC 4301 §5.2 step 3b): BYPASS or DISCARD.
+
+        DISCARD also when the policy is PROTECT: in the clear it is a forgery or a mistake of the peer.
+        """
+        entry = self._lookup(False, key)
+        return Action.BYPASS if entry is not None and entry.action is Action.BYPASS else Action.DISCARD
+
+    def _lookup(self, outbound: bool, key: bytes) -> SpdEntry | None:
+        try:
+            return self._cache[outbound, key]
+        except KeyError:
+            pass
+        flow = Flow.from_key(key)
+        found = next((e for e in self._entries if selects(e.local_ts, e.remote_ts, flow, outbound)), None)
+        if len(self._cache) >= self._cache_size:
+            self._cache.clear()
+        self._cache[outbound, key] = found
+        return found

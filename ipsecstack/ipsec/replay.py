@@ -1,0 +1,61 @@
+"""Sequence numbers on receipt: anti-replay window and the high half of 64-bit numbers (RFC 4303 §3.4.3, App. A2)."""
+
+from __future__ import annotations
+
+_LOW = 0xFFFFFFFF
+_INFERENCE_SPAN = 1 << 31  # how far numbers may stray when no window limits them, to find the high half
+
+
+class ReplayWindow:
+    """Which sequence numbers of one inbound SA were seen.
+
+    ``size`` is in packets; 0 switches the check off (the numbers are still followed, ESN needs them). ``top`` is the
+    highest number that was authenticated. The window is one int: bit i says that ``top - i`` was seen.
+    """
+
+    __slots__ = ("_limit", "_mask", "bitmap", "esn", "size", "top")
+
+    def __init__(self, size: int, esn: bool) -> None:
+        if size < 0:
+            raise ValueError(f"a replay window of {size} packets")
+        self.size = size
+        self.esn = esn
+        self.top = 0
+        self.bitmap = 1  # number 0 is never sent: it counts as seen
+        self._mask = (1 << size) - 1
+        self._limit = (1 << 64) - 1 if esn else _LOW
+
+    def sequence_number(self, low: int) -> int:
+        """The whole sequence number of a packet that shows its low 32 bits (App. A2.2).
+
+        It may be out of range; then it is not ``fresh``.
+        """
+        if not self.esn:
+            return low
+        span = self.size or _INFERENCE_SPAN
+        top_high, top_low = self.top >> 32, self.top & _LOW
+        if top_low >= span - 1:
+            high = top_high if low >= top_low - span + 1 else top_high + 1
+        else:
+            high = top_high - 1 if low >= (top_low - span + 1) & _LOW else top_high
+        return high << 32 | low if high >= 0 else -1
+
+    def fresh(self, sequence_number: int) -> bool:
+        """False for a number that was seen, is left of the window, or cannot be."""
+        behind = self.top - sequence_number
+        if behind < 0:
+            return sequence_number <= self._limit
+        if sequence_number < 0:
+            return False
+        if not self.size:
+            return True
+        return behind < self.size and not self.bitmap >> behind & 1
+
+    def accept(self, sequence_number: int) -> None:
+        """Mark a fresh number as seen. Only after the packet's ICV was verified."""
+        ahead = sequence_number - self.top
+        if ahead > 0:
+            self.bitmap = (self.bitmap << ahead | 1) & self._mask if ahead < self.size else 1
+            self.top = sequence_number
+        else:
+            self.bitmap |= 1 << -ahead & self._mask
