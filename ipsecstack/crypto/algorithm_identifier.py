@@ -94,9 +94,10 @@ def parse(data: bytes) -> SignatureAlgorithm:
         return _parse_pss(parameters)
     if oid not in _OIDS:
         raise ValueError(f"unknown signature algorithm {_oid_text(oid)}")
-    if parameters not in (b"", b"\x05\x00"):
-        raise ValueError(f"unexpected parameters of {_OIDS[oid].name}")
-    return _OIDS[oid]
+    algorithm = _OIDS[oid]
+    if parameters and (algorithm.scheme is not Scheme.RSA_PKCS1 or parameters != b"\x05\x00"):
+        raise ValueError(f"unexpected parameters of {algorithm.name}")
+    return algorithm
 
 
 def _parse_pss(parameters: bytes) -> SignatureAlgorithm:

@@ -1,0 +1,196 @@
+"""Registries of transforms: lengths, errors, and what a peer's bad public values meet."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipsecstack.crypto import encr, ikekeys, integ, ke, modp, prf
+from ipsecstack.crypto.errors import IntegrityError, KeError, UnknownAlgorithm
+from ipsecstack.wire.transforms import AEAD_ENCR, KEY_LENGTH_REQUIRED, EncrId, IntegId, KeId, PrfId
+
+
+def counting_random(start: int = 1):
+    """Deterministic octets, different with every call."""
+    state = [start]
+
+    def random(count: int) -> bytes:
+        state[0] += 1
+        return (state[0].to_bytes(4, "big") * (count // 4 + 1))[:count]
+
+    return random
+
+
+@pytest.mark.parametrize("algorithm", list(encr.registered()), ids=lambda a: f"{a.name}-{a.key_bits}")
+def test_encr_describes_itself(algorithm: encr.Encr) -> None:
+    assert encr.get(algorithm.id, algorithm.key_bits) is algorithm
+    assert algorithm.aead == (algorithm.id in AEAD_ENCR) == (algorithm.icv_octets > 0)
+    assert algorithm.key_octets * 8 == algorithm.key_bits
+    assert (algorithm.id in KEY_LENGTH_REQUIRED) == (algorithm.name.startswith("AES"))
+    with pytest.raises(ValueError, match="octets of key"):
+        algorithm.new(bytes(algorithm.keymat_octets + 1))
+    cipher = algorithm.new(bytes(range(algorithm.keymat_octets)))
+    assert "Cipher" in repr(cipher)
+    assert "00" not in repr(cipher)
+
+
+def test_encr_lengths_of_the_documents() -> None:
+    """RFC 4106 sections 3.1, 8.1; RFC 7634 section 2; RFC 3602 section 2.4: key, salt, IV, ICV, block."""
+
+    def lengths(a: encr.Encr) -> tuple[int, ...]:
+        return (a.key_octets, a.salt_octets, a.iv_octets, a.icv_octets, a.block_octets)
+
+    assert lengths(encr.get(EncrId.AES_GCM_16, 256)) == (32, 4, 8, 16, 1)
+    assert lengths(encr.get(EncrId.CHACHA20_POLY1305)) == (32, 4, 8, 16, 1)
+    assert lengths(encr.get(EncrId.AES_CBC, 192)) == (24, 0, 16, 0, 16)
+    assert not encr.get(EncrId.AES_CBC, 128).iv_counter
+    assert encr.get(EncrId.AES_GCM_16, 128).iv_counter
+    assert encr.get(EncrId.NULL).weak
+
+
+@pytest.mark.parametrize(
+    "encr_id,bits,text",
+    [
+        (EncrId.AES_GCM_16, None, "AES_GCM_16 needs a key length"),
+        (EncrId.AES_CBC, 160, "AES_CBC has no key length of 160"),
+        (EncrId.DES_IV64, None, "DES_IV64 is not implemented"),
+        (999, 128, "number 999 is not implemented"),
+        (EncrId.CHACHA20_POLY1305, 128, "no key length of 128"),
+    ],
+)
+def test_unknown_encr(encr_id: int, bits: int | None, text: str) -> None:
+    with pytest.raises(UnknownAlgorithm) as caught:
+        encr.get(encr_id, bits)
+    assert text in str(caught.value)
+    assert isinstance(caught.value, KeyError)
+
+
+@pytest.mark.parametrize("get", [integ.get, prf.get, ke.get])
+def test_unknown_in_the_other_registries(get) -> None:
+    for number in (3, 9999):  # 3 is assigned (or was) in each registry and implemented in none
+        with pytest.raises(UnknownAlgorithm, match="not implemented"):
+            get(number)
+
+
+def test_weak_ones_are_marked() -> None:
+    assert {a.id for a in integ.registered() if a.weak} == {IntegId.HMAC_SHA1_96}
+    assert {a.id for a in prf.registered() if a.weak} == {PrfId.HMAC_SHA1}
+    assert not [a for a in ke.registered() if a.weak]
+
+
+def test_integrity_none() -> None:
+    mac = integ.get(IntegId.NONE).new(b"")
+    assert mac.sign(b"data") == b""
+    assert mac.verify(b"", b"data")
+    assert not mac.verify(b"x", b"data")
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 8)), min_size=1, max_size=12))
+def test_cbc_in_a_running_context_takes_every_iv(packets: list[tuple[bytes, int]]) -> None:
+    """The running context must give what a fresh one gives, in whatever order packets come."""
+    algorithm = encr.get(EncrId.AES_CBC, 256)
+    running = algorithm.new(bytes(range(32)))
+    for iv, blocks in packets:
+        plaintext = bytes(16 * blocks)
+        sealed = running.seal(iv, b"", plaintext)
+        assert sealed == algorithm.new(bytes(range(32))).seal(iv, b"", plaintext)
+        assert running.open(iv, b"", sealed) == plaintext
+
+
+def test_cbc_refuses_broken_blocks_and_keeps_working() -> None:
+    cipher = encr.get(EncrId.AES_CBC, 128).new(bytes(16))
+    sealed = cipher.seal(bytes(16), b"", bytes(32))
+    with pytest.raises(IntegrityError):
+        cipher.open(bytes(16), b"", sealed[:-1])
+    with pytest.raises(IntegrityError):
+        cipher.open(bytes(15), b"", sealed)
+    with pytest.raises(ValueError, match="whole blocks"):
+        cipher.seal(bytes(16), b"", bytes(17))
+    with pytest.raises(ValueError, match="no aad"):
+        cipher.seal(bytes(16), b"x", bytes(16))
+    with pytest.raises(ValueError, match="out has"):
+        cipher.seal_into(bytes(16), b"", bytes(16), bytearray(15))
+    assert cipher.open(bytes(16), b"", sealed) == bytes(32)
+
+
+def test_aead_in_place() -> None:
+    cipher = encr.get(EncrId.AES_GCM_16, 128).new(bytes(20))
+    buffer = bytearray(b"text" * 10 + bytes(16))
+    view = memoryview(buffer)
+    assert cipher.seal_into(bytes(8), b"aad", view[:40], view) == 56
+    assert cipher.open_into(bytes(8), b"aad", view, view[:40]) == 40
+    assert buffer[:40] == b"text" * 10
+    with pytest.raises(IntegrityError, match="shorter"):
+        cipher.open(bytes(8), b"", bytes(15))
+    with pytest.raises(IntegrityError, match="shorter"):
+        cipher.open_into(bytes(8), b"", bytes(15), bytearray(0))
+
+
+@pytest.mark.parametrize("group", list(ke.registered()), ids=lambda g: g.name)
+def test_key_exchange_agrees(group: ke.Ke) -> None:
+    one = group.generate(counting_random(1))
+    public, shared = group.respond(one.public, counting_random(100))
+    assert one.shared(public) == shared
+    assert len(shared) == group.shared_octets
+    assert len(one.public) == group.public_octets
+    assert len(public) == group.response_octets
+    assert one.public != public
+    for wrong in (b"", one.public[:-1], one.public + b"\0"):
+        with pytest.raises(KeError, match="octets"):
+            one.shared(wrong)
+    assert shared.hex() not in repr(one)
+
+
+@pytest.mark.parametrize("name", ["MODP_2048", "MODP_3072", "MODP_4096"])
+def test_degenerate_modp_values(name: str) -> None:
+    group = ke.get(KeId[name])
+    own = group.generate(counting_random())
+    prime = modp.prime(8 * group.public_octets)
+    for value in (0, 1, prime - 1, prime, prime + 1, (1 << 8 * group.public_octets) - 1):
+        with pytest.raises(KeError, match="0, 1, p-1"):
+            own.shared(value.to_bytes(group.public_octets, "big"))
+
+
+@pytest.mark.parametrize("name", ["ECP_256", "ECP_384", "ECP_521"])
+def test_points_off_the_curve(name: str) -> None:
+    group = ke.get(KeId[name])
+    own = group.generate(counting_random())
+    half = group.public_octets // 2
+    off = own.public[:-1] + bytes((own.public[-1] ^ 1,))
+    for value in (bytes(2 * half), off, b"\xff" * (2 * half), bytes(2 * half - 1) + b"\1"):
+        with pytest.raises(KeError, match="not a point"):
+            own.shared(value)
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18])
+def test_small_order_x25519(value: int) -> None:
+    own = ke.get(KeId.CURVE_25519).generate(counting_random())
+    with pytest.raises(KeError, match="all-zero"):
+        own.shared(value.to_bytes(32, "little"))
+
+
+def test_prf_plus_ends_after_255_blocks() -> None:
+    function = prf.get(PrfId.HMAC_SHA2_256)
+    longest = prf.prf_plus(function, b"key", b"seed", 255 * 32)
+    assert len(longest) == 255 * 32
+    assert longest[:32] == function.compute(b"key", b"seed\x01")
+    assert longest[32:64] == function.compute(b"key", longest[:32], b"seed\x02")
+    with pytest.raises(ValueError, match="at most"):
+        prf.prf_plus(function, b"key", b"seed", 255 * 32 + 1)
+
+
+def test_keys_of_aead_have_salts_and_no_integrity() -> None:
+    function, gcm = prf.get(PrfId.HMAC_SHA2_256), encr.get(EncrId.AES_GCM_16, 256)
+    sha = integ.get(IntegId.HMAC_SHA2_256_128)
+    keys = ikekeys.ike_keys(function, gcm, sha, b"seed", b"n" * 32, b"m" * 32, b"i" * 8, b"r" * 8)
+    assert (keys.sk_ai, keys.sk_ar) == (b"", b"")
+    assert (len(keys.sk_ei), len(keys.sk_er)) == (36, 36)
+    child = ikekeys.child_keys(function, keys.sk_d, gcm, sha, b"n" * 32, b"m" * 32)
+    assert (len(child.encr_i), child.integ_i, len(child.encr_r), child.integ_r) == (36, b"", 36, b"")
+    for value in (keys, child):
+        assert "<36 octets>" in repr(value)
+        for name in value.__dataclass_fields__:
+            secret = getattr(value, name)
+            assert not secret or (repr(secret) not in repr(value) and secret.hex() not in repr(value))
