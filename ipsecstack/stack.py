@@ -33,7 +33,8 @@ from ipsecstack.keyex.base import (
 )
 
 Listener = Callable[[Output, "Stack"], None]
-"""Called for every output that is not carried out by the stack itself: events, log lines, finished commands."""
+"""Called for every output that is not carried out by the stack itself (events, log lines, finished commands), and for
+AddPolicy and RemovePolicy after they were carried out."""
 
 
 class Stack:
@@ -124,8 +125,10 @@ class Stack:
                 self.dataplane.update(output.sa, output.source, output.destination, output.encapsulated)
             elif isinstance(output, AddPolicy):
                 self.dataplane.add_policy(output.entry)
+                self._tell(output)
             elif isinstance(output, RemovePolicy):
                 self.dataplane.remove_policy(output.entry)
+                self._tell(output)
             elif isinstance(output, ReleaseSpi):
                 self.dataplane.release_spi(output.spi)
             else:

@@ -1,0 +1,338 @@
+"""A connection's section -> ``ConnectionConfig``: one schema for swanctl.conf and for VICI's load-conn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+
+from ipsecstack.config.certs import CertSource, to_der
+from ipsecstack.config.identity import ANY, DER_ASN1_DN, parse_identity
+from ipsecstack.config.keys import AUTH_UNSUPPORTED, CHILD_UNSUPPORTED, CONNECTION_UNSUPPORTED
+from ipsecstack.config.proposals import parse_proposals, weak_algorithms
+from ipsecstack.config.reader import SectionReader, Warn
+from ipsecstack.config.tree import ConfigError, Section, suggestion
+from ipsecstack.config.values import parse_bool, parse_int, parse_size, parse_time
+from ipsecstack.crypto import x509
+from ipsecstack.ipsec.sa import Mode, SecurityProtocol
+from ipsecstack.ipsec.selectors import TrafficSelector
+from ipsecstack.keyex.base import (
+    AuthClass,
+    AuthConfig,
+    ChildAction,
+    ChildConfig,
+    ConnectionConfig,
+    Identity,
+    Proposal,
+    UniquePolicy,
+)
+
+MAX_NAME_OCTETS = 120
+"""Two names and a number must fit into a VICI element name, which has 255 octets."""
+
+_HOST = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?\Z"
+)
+_ACTIONS = {
+    "none": ChildAction.NONE,
+    "trap": ChildAction.TRAP,
+    "route": ChildAction.TRAP,
+    "start": ChildAction.START,
+    "clear": ChildAction.CLEAR,
+    "restart": ChildAction.RESTART,
+}
+_MODES = {
+    "tunnel": (Mode.TUNNEL, "PROTECT"),
+    "transport": (Mode.TRANSPORT, "PROTECT"),
+    "pass": (Mode.TUNNEL, "BYPASS"),
+    "drop": (Mode.TUNNEL, "DISCARD"),
+}
+_HASHES = ("sha256", "sha384", "sha512", "identity")
+_CHILD_REKEY_TIME = 3600
+
+
+def check_name(name: str, section: Section, path: str) -> None:
+    """Names of connections and children appear as VICI element names and in logs."""
+    if not name or len(name.encode()) > MAX_NAME_OCTETS or not name.isprintable():
+        raise ConfigError(section.origin, path, f"the name must be 1..{MAX_NAME_OCTETS} printable octets")
+
+
+def read_connection(section: Section, certs: CertSource, warn: Warn) -> ConnectionConfig:
+    """The connection that ``section`` describes. Raises ConfigError naming file, line, key and cure."""
+    path = f"connections.{section.name}"
+    check_name(section.name, section, path)
+    reader = SectionReader(section, path, warn)
+    rekey = reader.get("rekey_time", parse_time, 14400)
+    over = reader.get("over_time", parse_time, rekey // 10)
+    rand = reader.get("rand_time", parse_time, min(over, rekey // 2))
+    local, remote, children = [], [], []
+    for name, sub in reader.subsections():
+        if name.lower() == "children":
+            children = [_read_child(child, f"{path}.children", warn) for child in sub.sections.values()]
+            SectionReader(sub, f"{path}.children", warn).finish({}, also=())
+        elif name.lower().startswith("local"):
+            local.append(_read_auth(sub, f"{path}.{name}", certs, warn, own=True))
+        elif name.lower().startswith("remote"):
+            remote.append(_read_auth(sub, f"{path}.{name}", certs, warn, own=False))
+        else:
+            raise ConfigError(
+                sub.origin, f"{path}.{name}",
+                f"unknown section{suggestion(name, ['local', 'remote', 'children'])}",
+            )  # fmt: skip
+    for side, rounds in (("local", local), ("remote", remote)):
+        if len(rounds) > 1:
+            raise ConfigError(
+                section.origin,
+                path,
+                f"several {side} authentication rounds (RFC 4739) are not supported yet; keep one",
+            )
+    if any(c.policy == "PROTECT" for c in children) or not children:
+        local = local or [(0, AuthConfig())]
+        remote = remote or [(0, AuthConfig(id=Identity(ANY, b"", "%any")))]
+    config = ConnectionConfig(
+        name=section.name,
+        version=reader.get("version", _parse_version, 2),
+        local_addrs=_addresses(reader, "local_addrs"),
+        remote_addrs=_addresses(reader, "remote_addrs"),
+        local_port=reader.get("local_port", _port, 500),
+        remote_port=reader.get("remote_port", _port, 500),
+        proposals=_proposals(reader, "proposals", SecurityProtocol.IKE),
+        local=tuple(auth for _, auth in sorted(local, key=lambda item: item[0])),
+        remote=tuple(auth for _, auth in sorted(remote, key=lambda item: item[0])),
+        children=tuple(children),
+        encap=reader.get("encap", parse_bool, False),
+        unique=reader.choice("unique", {u.value: u for u in UniquePolicy}, UniquePolicy.NO),
+        keyingtries=reader.get("keyingtries", lambda text: parse_int(text, 0, 10**6), 1),
+        dpd_delay=reader.get("dpd_delay", parse_time, 0),
+        rekey_time=rekey,
+        over_time=over,
+        rand_time=min(rand, rekey),
+        send_cert=reader.choice("send_cert", {w: w for w in ("ifasked", "always", "never")}, "ifasked"),
+        send_certreq=reader.get("send_certreq", parse_bool, True),
+    )
+    reader.finish(CONNECTION_UNSUPPORTED, also=("local", "remote", "children"))
+    return config
+
+
+def _parse_version(text: str) -> int:
+    version = parse_int(text, 0, 2)
+    if version == 1:
+        raise ValueError("IKEv1 is not supported yet; write version = 2")
+    return 2
+
+
+def _port(text: str) -> int:
+    return parse_int(text, 0, 65535)
+
+
+def _addresses(reader: SectionReader, key: str) -> tuple[str, ...]:
+    words = reader.words(key)
+    for word in words or ():
+        if not _is_address(word):
+            raise reader.error(
+                key, f"'{word}' is no address; write an IP address, a range, a subnet, a host name or %any"
+            )
+    return words or ("%any",)
+
+
+def _is_address(word: str) -> bool:
+    if word in ("%any", "%any4", "%any6"):
+        return True
+    low, dash, high = word.partition("-")
+    for parse in (ip_address, lambda text: ip_network(text, strict=False)):
+        try:
+            parse(word)
+        except ValueError:
+            continue
+        return True
+    if dash:
+        try:
+            return (
+                int(ip_address(low)) <= int(ip_address(high))
+                and ip_address(low).version == ip_address(high).version
+            )
+        except ValueError:
+            pass
+    return bool(_HOST.match(word)) and not re.fullmatch(r"[\d.]+", word)
+
+
+def _proposals(reader: SectionReader, key: str, protocol: SecurityProtocol) -> tuple[Proposal, ...]:
+    words = reader.words(key)
+    try:
+        proposals = parse_proposals(words or (), protocol)
+    except ValueError as error:
+        raise reader.error(key, str(error)) from None
+    weak = weak_algorithms(proposals)
+    if weak:
+        value = reader.value(key)
+        origin = value.origin if value else reader.section.origin
+        reader.warn(f"{origin}: {reader.path}.{key}: weak by today's measure: {', '.join(weak)}")
+    return proposals
+
+
+# --- authentication ---------------------------------------------------------------------------------------------------
+
+
+def _read_auth(
+    section: Section, path: str, certs: CertSource, warn: Warn, *, own: bool
+) -> tuple[int, AuthConfig]:
+    """(round, configuration) of a local or remote section."""
+    reader = SectionReader(section, path, warn)
+    round_ = reader.get("round", lambda text: parse_int(text, 0, 1000), 0)
+    default: tuple[AuthClass, tuple[str, ...]] = (AuthClass.PUBKEY, ())
+    auth, hashes = reader.get("auth", lambda text: _parse_auth(text, own), default)
+    leaf = [*_certificates(reader, "certs", "x509", certs)]
+    anchors = [*_certificates(reader, "cacerts", "x509ca", certs)] if not own else []
+    for name, sub in reader.subsections():
+        if name.lower().startswith("cacert") and not own:
+            anchors.append(_certificate_section(sub, f"{path}.{name}", "x509ca", certs, warn))
+        elif name.lower().startswith("cert"):
+            leaf.append(_certificate_section(sub, f"{path}.{name}", "x509", certs, warn))
+        else:
+            raise ConfigError(
+                sub.origin, f"{path}.{name}", f"unknown section{suggestion(name, ['cert', 'cacert'])}"
+            )
+    identity = reader.get("id", _parse_identity, None)
+    if identity is None and leaf:
+        identity = _subject(leaf[0])
+    if own and identity is not None and identity.is_any:
+        identity = None
+    if identity is None and not own:
+        identity = Identity(ANY, b"", "%any")
+    reader.finish(AUTH_UNSUPPORTED, also=("cacerts",))
+    return round_, AuthConfig(auth, identity, tuple(leaf), tuple(anchors), hashes)
+
+
+def _parse_identity(text: str) -> Identity | None:
+    return parse_identity(text)
+
+
+def _subject(der: bytes) -> Identity | None:
+    """The subject of the first certificate: the identity that a section without ``id`` gets."""
+    for found in x509.identities(x509.load_certificate(der)):
+        if found.type == DER_ASN1_DN:
+            return Identity(found.type, found.data, found.text)
+    return None
+
+
+def _parse_auth(text: str, own: bool) -> tuple[AuthClass, tuple[str, ...]]:
+    word = text.lower().strip()
+    if word == "psk":
+        return AuthClass.PSK, ()
+    if word.startswith(("eap", "xauth", "any")):
+        raise ValueError(f"'{text}' authentication is not supported yet; use psk or pubkey")
+    kind, *rest = word.removeprefix("ike:").split("-")
+    if kind not in ("pubkey", "rsa", "ecdsa", "ed25519"):
+        raise ValueError(
+            f"'{text}' is no authentication method; use psk or pubkey{suggestion(kind, ['psk', 'pubkey'])}"
+        )
+    if kind != "pubkey" and not own:
+        raise ValueError(f"a remote's key type cannot be demanded yet; write pubkey instead of '{text}'")
+    for part in rest:
+        if part not in _HASHES:
+            raise ValueError(
+                f"'{part}' in '{text}' is not supported yet; only {', '.join(_HASHES)} may be demanded"
+            )
+    return AuthClass.PUBKEY, tuple(rest)
+
+
+def _certificates(reader: SectionReader, key: str, folder: str, certs: CertSource) -> tuple[bytes, ...]:
+    value = reader.value(key)
+    if value is None:
+        return ()
+    try:
+        if value.items is not None:
+            return tuple(to_der(item) for item in value.items)
+        if value.data is not None and (
+            (value.data[:1] == b"0" and len(value.data) > 64) or b"-----BEGIN" in value.data
+        ):
+            return (to_der(value.data),)
+        return tuple(certs.named(word, folder) for word in reader.words(key) or ())
+    except ValueError as error:
+        raise reader.error(key, str(error)) from None
+
+
+def _certificate_section(section: Section, path: str, folder: str, certs: CertSource, warn: Warn) -> bytes:
+    reader = SectionReader(section, path, warn)
+    for key in ("handle", "slot", "module"):
+        if reader.value(key) is not None:
+            raise reader.error(key, "certificates on tokens are not supported; give a file")
+    der = reader.get("file", lambda text: certs.named(text, folder), None)
+    if der is None:
+        raise ConfigError(section.origin, path, "names no certificate; add file = NAME")
+    reader.finish({})
+    return der
+
+
+# --- children ---------------------------------------------------------------------------------------------------------
+
+
+def _read_child(section: Section, path: str, warn: Warn) -> ChildConfig:
+    path = f"{path}.{section.name}"
+    check_name(section.name, section, path)
+    reader = SectionReader(section, path, warn)
+    for name, sub in reader.subsections():
+        raise ConfigError(sub.origin, f"{path}.{name}", "a child has no sections")
+    mode, policy = reader.choice("mode", _MODES, (Mode.TUNNEL, "PROTECT"))
+    seconds = _limits(reader, "time", parse_time, _CHILD_REKEY_TIME)
+    octets = _limits(reader, "bytes", parse_size, 0)
+    packets = _limits(reader, "packets", parse_int, 0)
+    config = ChildConfig(
+        name=section.name,
+        local_ts=_selectors(reader, "local_ts"),
+        remote_ts=_selectors(reader, "remote_ts"),
+        proposals=_proposals(reader, "esp_proposals", SecurityProtocol.ESP),
+        mode=mode,
+        policy=policy,
+        priority=reader.get("priority", lambda text: parse_int(text, 0, 2**32 - 1), 0),
+        rekey_time=seconds[0],
+        life_time=seconds[1],
+        rand_time=seconds[2],
+        rekey_bytes=octets[0],
+        life_bytes=octets[1],
+        rand_bytes=octets[2],
+        rekey_packets=packets[0],
+        life_packets=packets[1],
+        rand_packets=packets[2],
+        start_action=reader.choice("start_action", _ACTIONS, ChildAction.NONE),
+        dpd_action=reader.choice("dpd_action", _ACTIONS, ChildAction.CLEAR),
+        close_action=reader.choice("close_action", _ACTIONS, ChildAction.NONE),
+        replay_window=reader.get("replay_window", lambda text: parse_int(text, 0, 4096), 32),
+        reqid=reader.get("reqid", lambda text: parse_int(text, 0, 2**32 - 1), 0),
+    )
+    reader.finish(CHILD_UNSUPPORTED)
+    if policy != "PROTECT" and ChildAction.START in (config.start_action, config.close_action):
+        raise reader.error("start_action", "a pass or drop policy cannot be started; write trap")
+    return config
+
+
+def _limits(
+    reader: SectionReader, kind: str, parse: Callable[[str], int], default: int
+) -> tuple[int, int, int]:
+    """(rekey, life, rand) with strongSwan's defaults: life is rekey + 10 %, rand is what lies between them."""
+    life_given: int | None = reader.get(f"life_{kind}", parse, None)
+    fallback = life_given * 9 // 10 if life_given is not None else default
+    rekey = reader.get(f"rekey_{kind}", parse, fallback)
+    life = life_given if life_given is not None else rekey + rekey // 10
+    if life and rekey > life:
+        raise reader.error(
+            f"life_{kind}", f"{life} is less than rekey_{kind} {rekey}: the SA would end before it is rekeyed"
+        )
+    rand = reader.get(f"rand_{kind}", parse, max(life - rekey, 0))
+    return rekey, life, min(rand, rekey)
+
+
+def _selectors(reader: SectionReader, key: str) -> tuple[TrafficSelector, ...]:
+    """Traffic selectors; ``dynamic`` (or nothing) is the empty tuple."""
+    words = reader.words(key)
+    if not words or words == ("dynamic",):
+        return ()
+    for word in words:
+        if word.startswith("dynamic"):
+            raise reader.error(
+                key, f"'{word}': dynamic with a protocol, or beside other selectors, is not supported yet"
+            )
+    try:
+        return tuple(TrafficSelector.from_text(word) for word in words)
+    except ValueError as error:
+        raise reader.error(key, str(error)) from None

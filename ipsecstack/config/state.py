@@ -1,0 +1,267 @@
+"""Everything a swanctl.conf and the folders beside it ask for: the desired state of the daemon."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ipsecstack.config.certs import FolderSource, require_ca, to_der
+from ipsecstack.config.connections import read_connection
+from ipsecstack.config.daemon import Option, read_daemon
+from ipsecstack.config.identity import parse_identity
+from ipsecstack.config.keys import AUTHORITY_UNSUPPORTED
+from ipsecstack.config.loader import load_tree, read_file
+from ipsecstack.config.reader import SectionReader, Warn
+from ipsecstack.config.tree import ConfigError, Origin, Section, suggestion
+from ipsecstack.config.values import parse_secret
+from ipsecstack.keyex.base import ConnectionConfig, Identity, SharedSecret
+
+DAEMON_SECTION = "ipsecstackd"
+_TOP = ("connections", "secrets", "authorities", "pools", DAEMON_SECTION)
+_SHARED = ("eap", "xauth", "ntlm", "ike", "ppk")
+_PRIVATE = ("private", "rsa", "ecdsa", "pkcs8")
+_OTHER = ("pkcs12", "token")
+_UNREAD_FOLDERS = ("x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "pkcs12", "bliss")
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFile:
+    """A certificate from a folder: DER, and whether it is a trust anchor (``x509ca``)."""
+
+    path: str
+    der: bytes = field(repr=False)
+    ca: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """A private key from a folder with the passphrases configured for it."""
+
+    path: str
+    data: bytes = field(repr=False)
+    passphrases: tuple[bytes, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A named certification authority and its CA certificate (DER)."""
+
+    name: str
+    cacert: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """What the files say. Nothing in it has been applied yet."""
+
+    connections: tuple[ConnectionConfig, ...] = ()
+    secrets: tuple[SharedSecret, ...] = ()
+    certificates: tuple[CertificateFile, ...] = ()
+    keys: tuple[KeyFile, ...] = ()
+    authorities: tuple[Authority, ...] = ()
+    options: dict[str, Option] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def load_file(path: str | Path) -> DesiredState:
+    """Read a swanctl.conf, what it includes, and the certificate folders beside it.
+
+    Raises ConfigError, whose text names file, line, key and cure; then there is no state at all.
+    """
+    file = Path(path)
+    tree = load_tree(file)
+    warnings: list[str] = []
+    state = read_tree(tree, file.parent, warnings.append)
+    _check_permissions(tree, state, warnings.append)
+    return DesiredState(
+        state.connections, state.secrets, state.certificates, state.keys, state.authorities, state.options,
+        tuple(dict.fromkeys(warnings)),
+    )  # fmt: skip
+
+
+def read_tree(tree: Section, base: Path, warn: Warn) -> DesiredState:
+    """The desired state of a tree; certificate and key files are read below ``base``."""
+    for name, section in tree.sections.items():
+        if name not in _TOP and not section.referenced:
+            raise ConfigError(section.origin, name, f"unknown section{suggestion(name, list(_TOP))}")
+    for key, value in tree.values.items():
+        raise ConfigError(
+            value.origin, key, f"a setting outside of all sections{suggestion(key, list(_TOP))}"
+        )
+    certs = FolderSource(base)
+    connections = tree.sections.get("connections")
+    secrets, passphrases = _read_secrets(tree.sections.get("secrets"), warn)
+    if "pools" in tree.sections and tree.sections["pools"].sections:
+        warn(f"{tree.sections['pools'].origin}: pools: virtual addresses are not supported yet")
+    for key, value in connections.values.items() if connections else ():
+        raise ConfigError(value.origin, f"connections.{key}", "a setting outside of any connection")
+    return DesiredState(
+        connections=tuple(
+            read_connection(section, certs, warn)
+            for section in (connections.sections.values() if connections else ())
+        ),
+        secrets=tuple(secrets),
+        certificates=_read_certificates(base, warn),
+        keys=_read_keys(base, passphrases, warn),
+        authorities=_read_authorities(tree.sections.get("authorities"), certs, warn),
+        options=read_daemon(tree.sections.get(DAEMON_SECTION), warn),
+    )
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def shared_secret(id_: str, data: bytes, owners: list[str]) -> SharedSecret:
+    """A pre-shared key; owners of ``%any`` alone mean any peer. ValueError says what is wrong, never the secret."""
+    parsed: list[Identity] = [parse_identity(text) for text in owners]
+    if all(owner.is_any for owner in parsed):
+        parsed = []
+    return SharedSecret(id_, data, tuple(dict.fromkeys(parsed)))
+
+
+def _read_secrets(
+    section: Section | None, warn: Warn
+) -> tuple[list[SharedSecret], dict[tuple[str, str], list[bytes]]]:
+    """Pre-shared keys, and passphrases by (folder, file name)."""
+    secrets: list[SharedSecret] = []
+    passphrases: dict[tuple[str, str], list[bytes]] = {}
+    for name, sub in section.sections.items() if section else ():
+        path = f"secrets.{name}"
+        kind = next((k for k in (*_SHARED, *_PRIVATE, *_OTHER) if name.startswith(k)), None)
+        if kind is None:
+            raise ConfigError(
+                sub.origin, path,
+                f"unknown kind of secret{suggestion(name, [*_SHARED, *_PRIVATE])}; names start with ike or private",
+            )  # fmt: skip
+        reader = SectionReader(sub, path, warn)
+        reader.no_sections()
+        if kind in _PRIVATE:
+            file = reader.get("file", str, "")
+            phrases = [
+                reader.get(key.lower(), lambda text: text.encode(), b"")
+                for key in sub.values
+                if key.lower().startswith("secret")
+            ]
+            reader.finish({}, also=("secret",))
+            if not file:
+                raise ConfigError(sub.origin, path, "names no key file; add file = NAME")
+            passphrases.setdefault((kind, file.lower()), []).extend(phrases)
+            continue
+        if kind != "ike":
+            warn(f"{sub.origin}: {path}: {kind} secrets are not supported yet; this one is not used")
+            continue
+        data = reader.get("secret", parse_secret, b"")
+        if not data:
+            raise ConfigError(sub.origin, path, "has no secret; add secret = VALUE")
+        owners = [reader.get(key.lower(), str, "") for key in sub.values if key.lower().startswith("id")]
+        reader.finish({}, also=("id",))
+        try:
+            secrets.append(shared_secret(name, data, owners))
+        except ValueError as error:
+            raise ConfigError(sub.origin, f"{path}.id", str(error)) from None
+    return secrets, passphrases
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(Origin(str(folder)), "", f"cannot read the folder: {error.strerror}") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise ConfigError(Origin(str(path)), "", f"cannot read: {error.strerror or error}") from None
+
+
+def _read_certificates(base: Path, warn: Warn) -> tuple[CertificateFile, ...]:
+    found = []
+    for folder, ca in (("x509", False), ("x509ca", True)):
+        for path in _files(base / folder):
+            data = _read(path)
+            if not _looks_like(data, b"CERTIFICATE"):
+                warn(f"{path}: is no certificate in PEM or DER; it is not used")
+                continue
+            try:
+                found.append(CertificateFile(str(path), (require_ca if ca else to_der)(data), ca))
+            except ValueError as error:
+                raise ConfigError(Origin(str(path)), "", f"{error}; replace or remove the file") from None
+    for folder in _UNREAD_FOLDERS:
+        if _files(base / folder):
+            warn(f"{base / folder}: files of this kind are not supported yet; they are not used")
+    return tuple(found)
+
+
+def _looks_like(data: bytes, label: bytes) -> bool:
+    """PEM with that label, or something that may be DER: what else lies in a folder (a README, a serial) is no error."""
+    return (b"-----BEGIN" in data and label in data) or data[:1] == b"\x30"
+
+
+def _read_keys(
+    base: Path, passphrases: dict[tuple[str, str], list[bytes]], warn: Warn
+) -> tuple[KeyFile, ...]:
+    found = []
+    for folder in _PRIVATE:
+        for path in _files(base / folder):
+            data = _read(path)
+            if not _looks_like(data, b"PRIVATE KEY"):
+                warn(f"{path}: is no private key in PEM or DER; it is not used")
+                continue
+            phrases = passphrases.get((folder, path.name.lower()), [])
+            found.append(KeyFile(str(path), data, tuple(phrases)))
+    return tuple(found)
+
+
+def _read_authorities(section: Section | None, certs: FolderSource, warn: Warn) -> tuple[Authority, ...]:
+    return tuple(read_authority(sub, certs, warn) for sub in (section.sections.values() if section else ()))
+
+
+def read_authority(section: Section, certs: object, warn: Warn) -> Authority:
+    """The authority that a section (of a file, or of VICI's load-authority) describes."""
+    path = f"authorities.{section.name}"
+    reader = SectionReader(section, path, warn)
+    reader.no_sections()
+    named = certs.named  # type: ignore[attr-defined]
+    try:
+        value = reader.value("cacert")
+        if value is not None and value.data is not None:
+            der: bytes | None = to_der(value.data)
+        elif value is not None:
+            der = named(reader.text("cacert", value), "x509ca")
+        else:
+            der = reader.get("file", lambda text: named(text, "x509ca"), None)
+        if der is None:
+            raise ConfigError(section.origin, path, "names no CA certificate; add cacert = NAME")
+        der = require_ca(der)
+    except ValueError as error:
+        raise reader.error("cacert", str(error)) from None
+    reader.finish(AUTHORITY_UNSUPPORTED, also=("file", "cacert"))
+    return Authority(section.name, der)
+
+
+# --- permissions ------------------------------------------------------------------------------------------------------
+
+
+def _check_permissions(tree: Section, state: DesiredState, warn: Warn) -> None:
+    """Warn of files that hold secrets and that others than their owner may read."""
+    secrets = tree.sections.get("secrets")
+    holders = (
+        {value.origin.source for key, value in secrets.walk_values() if key.startswith("secret")}
+        if secrets
+        else set()
+    )
+    for name in sorted(holders | {key.path for key in state.keys}):
+        try:
+            mode = stat.S_IMODE(Path(name).stat().st_mode)
+        except OSError:
+            continue
+        if mode & 0o077:
+            warn(f"{name}: holds secrets and has mode {mode:04o}; run: chmod 600 {name}")
