@@ -1,0 +1,203 @@
+"""The SNMP agent: configuration, bindings and a model become an engine that answers.
+
+agent = SnmpAgent(load_config(path), [binding(), ...], gateway)
+await agent.start()
+...
+await agent.reload(load_config(path))
+await agent.stop()
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from pysnmp.entity.engine import SnmpEngine
+
+from agent.config import Config, ConfigError
+from agent.engine import state
+from agent.engine.access import AccessControl
+from agent.engine.counters import EngineCounters
+from agent.engine.dispatcher import Dispatcher, EngineTransport
+from agent.engine.responder import CommandResponder
+from agent.engine.usm import new_engine, set_users
+from agent.smi.bindings import ModuleBinding
+from agent.smi.controller import Controller
+from agent.smi.rowstatus import TestAndIncr
+from agent.tables import snmpv2_mib
+from agent.tables.snmpv2_mib import Resource
+from mibs.loader import MibSet, load
+
+log = logging.getLogger(__name__)
+
+OBJECT_ID = (1, 3, 6, 1, 4, 1, 32473)
+"""sysObjectID unless configured: the documentation enterprise (RFC 5612) that the project's own MIB is under."""
+RESTART_ONLY = ("state_dir", "engine_id", "max_message_size")
+
+
+class SnmpAgent:
+    """The engine and everything that it serves. Also the AgentInfo of the system and snmp groups."""
+
+    def __init__(
+        self, config: Config, bindings: Sequence[ModuleBinding], model: Any, mibs: MibSet | None = None
+    ) -> None:
+        """Bind everything. Raises BindingError and MibError; nothing is opened yet."""
+        self.config = config
+        self.model = model
+        self.counters = EngineCounters()
+        self._started = time.monotonic()
+        self.set_serial = TestAndIncr(secrets.randbelow(2**31))
+        self.engine_id = b""
+        self.engine_boots = 0
+        self.max_message_size = config.max_message_size
+        self.resources: Sequence[Resource] = ()
+        self.resources_changed = 0
+        self._configure_system(config)
+        self._mibs = mibs or load()
+        own = [snmpv2_mib.binding(self)]
+        if "SNMP-FRAMEWORK-MIB" in self._mibs.modules:
+            own.append(snmpv2_mib.framework_binding(self))
+        self.controller = Controller([*own, *bindings], self._mibs, model)
+        self.resources = self._resources()
+        self.engine: SnmpEngine | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._transport: EngineTransport | None = None
+        self._responder = CommandResponder(self.controller, _access(config), self.counters)
+        self._values: state.SystemValues | None = None
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Count the start on disk, set up users, then listen. Raises EngineStateError, UsmError, TransportError."""
+        config = self.config
+        kept = state.start(config.state_dir, config.engine_id)
+        self._values = state.SystemValues(config.state_dir)
+        self.engine_id, self.engine_boots = kept.engine_id, kept.boots
+        dispatcher = Dispatcher(self.counters)
+        engine = new_engine(kept, config.max_message_size, dispatcher)
+        transport = EngineTransport(dispatcher.receive)
+        dispatcher.attach(engine, self._responder, transport, config.max_message_size)
+        engine.register_transport_dispatcher(transport)
+        set_users(engine, config.users)
+        dispatcher.set_communities(config.communities)
+        self._responder.set_timeout = config.set_timeout
+        transport.listen(config.listen)
+        self.engine, self._dispatcher, self._transport = engine, dispatcher, transport
+        log.info(
+            "SNMP engine %s, boot %d, listening on %s",
+            kept.engine_id.hex(),
+            kept.boots,
+            ", ".join(f"[{host}]:{port}" for host, port in transport.addresses()),
+        )
+
+    async def stop(self) -> None:
+        """Stop to listen, end SETs that still run, close. May be called more than once."""
+        transport, dispatcher, engine = self._transport, self._dispatcher, self.engine
+        self._transport = self._dispatcher = self.engine = None
+        if dispatcher is not None:
+            await dispatcher.drain()
+        if transport is not None:
+            transport.close()
+        if engine is not None:
+            engine.unregister_transport_dispatcher()
+
+    async def reload(self, config: Config) -> None:
+        """Take over users, communities, access, system values and listen addresses without losing a request.
+
+        Raises ConfigError for a change that needs a restart, TransportError and UsmError; whatever of these
+        is raised, listen addresses and access are as before.
+        """
+        for name in RESTART_ONLY:
+            if getattr(config, name) != getattr(self.config, name):
+                raise ConfigError(f"{config.path}: agent.{name} changed; restart the agent to change it")
+        if self._transport is None or self._dispatcher is None or self.engine is None:
+            raise RuntimeError("the agent is not running")
+        access = _access(config)
+        before = self.config
+        self._transport.listen(config.listen)
+        try:
+            if config.users != before.users:
+                set_users(self.engine, config.users, before.users)
+        except Exception:
+            set_users(self.engine, before.users)
+            self._transport.listen(before.listen)
+            raise
+        self._dispatcher.set_communities(config.communities)
+        self._responder.access = access
+        self._responder.set_timeout = config.set_timeout
+        self.config = config
+        self._configure_system(config)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """What the agent listens on, with real ports; empty when it does not run."""
+        return self._transport.addresses() if self._transport is not None else []
+
+    # -- AgentInfo ------------------------------------------------------------------------------------------
+
+    @property
+    def up_time(self) -> int:
+        """sysUpTime: hundredths of a second since this object was made."""
+        return int((time.monotonic() - self._started) * 100)
+
+    @property
+    def engine_time(self) -> int:
+        return self._dispatcher.engine_time if self._dispatcher is not None else 0
+
+    def system_value(self, name: str) -> str:
+        system = self.config.system
+        configured: str | None = getattr(system, name)
+        default = socket.gethostname() if configured is None else configured
+        if name in system.writable and self._values is not None:
+            return self._values.get(name, default)
+        return default
+
+    def set_system_value(self, name: str, value: str) -> None:
+        if self._values is None:
+            raise RuntimeError("the agent is not running")
+        self._values.set(name, value)
+
+    def is_writable(self, name: str) -> bool:
+        return name in self.config.system.writable
+
+    def count(self, name: str) -> int:
+        value: int = getattr(self.counters, _COUNTER_FIELDS[name])
+        return value
+
+    def _configure_system(self, config: Config) -> None:
+        system = config.system
+        self.description = (
+            system.description
+            if system.description is not None
+            else f"ipsec-snmp agent on {platform.system()} {platform.release()} {platform.machine()}"
+        )
+        self.object_id = system.object_id or OBJECT_ID
+        self.services = system.services
+
+    def _resources(self) -> list[Resource]:
+        rows: list[Resource] = []
+        for bound in self.controller.modules:
+            module = self._mibs.modules[bound.name]
+            identity = f"{module.name}::{module.identity}"
+            if module.identity and identity in self._mibs:
+                oid = self._mibs[identity].oid
+                rows.append(Resource(len(rows) + 1, oid, f"The MIB module {module.name}", 0))
+        return rows
+
+
+_COUNTER_FIELDS = {
+    name: field.name
+    for name in snmpv2_mib.COUNTERS
+    for field in fields(EngineCounters)
+    if field.name.replace("_", "").lower() == name.lower()
+}
+
+
+def _access(config: Config) -> AccessControl:
+    return AccessControl(config.members, config.access, config.views)

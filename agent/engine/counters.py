@@ -1,0 +1,24 @@
+"""What the engine counts. snmp* of RFC 3418 by their names there, the rest for the log and our own module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Monotonic since the start of the process."""
+
+    in_pkts: int = 0
+    in_bad_versions: int = 0
+    in_bad_community_names: int = 0
+    in_bad_community_uses: int = 0
+    in_asn_parse_errs: int = 0
+    silent_drops: int = 0
+    proxy_drops: int = 0
+    unknown_contexts: int = 0
+    internal_errors: int = 0
+    """Messages that an unforeseen exception ended; each is a bug, and is logged."""
+    send_errors: int = 0
+    set_retransmissions: int = 0
+    sets_refused_busy: int = 0

@@ -1,0 +1,127 @@
+"""What the engine must remember across restarts: its snmpEngineID and how often it has started.
+
+RFC 3414 section 2.2: snmpEngineBoots is counted on stable storage before the first message is served, or a
+message recorded earlier could be replayed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ENTERPRISE = 32473
+"""Enterprise number in an engine ID made here (RFC 5612; see mibs/OIDS.md)."""
+MAX_BOOTS = 2147483647
+
+
+class EngineStateError(Exception):
+    """The state cannot be read or written; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """snmpEngineID and snmpEngineBoots of this run."""
+
+    engine_id: bytes
+    boots: int
+
+
+def new_engine_id() -> bytes:
+    """A random SnmpEngineID: enterprise number with the top bit set, format 5 (octets), 12 octets."""
+    return (0x80000000 | ENTERPRISE).to_bytes(4, "big") + b"\x05" + secrets.token_bytes(12)
+
+
+def start(folder: Path, configured_id: bytes | None) -> EngineState:
+    """Count this start and return the state to run with. Raises EngineStateError.
+
+    The file engine.json in `folder` (made with mode 0700) has mode 0600 and is replaced atomically. The count
+    goes on when the engine ID is changed in the configuration, so that no (ID, boots) pair ever comes again.
+    """
+    path = folder / "engine.json"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = _read(path)
+        engine_id = configured_id or (kept.engine_id if kept else new_engine_id())
+        boots = min((kept.boots if kept else 0) + 1, MAX_BOOTS)
+        _write(path, EngineState(engine_id, boots))
+    except OSError as error:
+        raise EngineStateError(
+            f"{error.filename or path}: {error.strerror}; make agent.state_dir a folder that the agent may write"
+        ) from None
+    return EngineState(engine_id, boots)
+
+
+def _read(path: Path) -> EngineState | None:
+    try:
+        data = json.loads(path.read_bytes())
+        engine_id = bytes.fromhex(data["engine_id"])
+        boots = data["boots"]
+        if not isinstance(boots, int) or not 0 <= boots <= MAX_BOOTS or not 5 <= len(engine_id) <= 32:
+            raise ValueError("a value is out of range")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineStateError(
+            f"{path}: damaged ({error}); restore it, or delete it and set agent.engine_id to a new value"
+        ) from None
+    return EngineState(engine_id, boots)
+
+
+def _write(path: Path, state: EngineState) -> None:
+    write_json(path, {"engine_id": state.engine_id.hex(), "boots": state.boots})
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace a file atomically, with mode 0600, and have it on the disk before returning. Raises OSError."""
+    text = json.dumps(data) + "\n"
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class SystemValues:
+    """sysContact, sysName and sysLocation: what the configuration says until a SET says otherwise.
+
+    What was set is kept in system.json of the state folder and outlives restarts; a value that is no longer
+    writable falls back to the configuration.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "system.json"
+        self._set: dict[str, str] = {}
+        try:
+            data = json.loads(self._path.read_bytes())
+            if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+                raise ValueError("not a table of texts")
+            self._set = data
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise EngineStateError(f"{self._path}: {error}; repair or delete it") from None
+
+    def get(self, name: str, default: str) -> str:
+        """The value that was set, or the default."""
+        return self._set.get(name, default)
+
+    def set(self, name: str, value: str) -> None:
+        """Keep a value. Raises OSError, and then nothing has changed."""
+        changed = {**self._set, name: value}
+        write_json(self._path, changed)
+        self._set = changed

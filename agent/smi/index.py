@@ -1,0 +1,177 @@
+"""INDEX values between Python and sub-identifiers (RFC 2578 section 7.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent.smi.ber import MAX_SUB_ID, MAX_SUB_IDS, Oid
+from agent.smi.model import IndexValues
+from agent.smi.syntax import Codec, codec
+from mibs.loader import MibSet, Object, Syntax
+
+
+class BadIndex(ValueError):
+    """Values that make no index, or sub-identifiers that are none."""
+
+
+class IndexTooLong(BadIndex):
+    """The instance's OID would have more than 128 sub-identifiers."""
+
+
+class _Part:
+    """One component. `encode` appends sub-identifiers, `decode` takes them from a position."""
+
+    def __init__(self, name: str, syntax: Syntax, implied: bool) -> None:
+        self.name = name
+        self.syntax = syntax
+        self.implied = implied
+        self.codec: Codec = codec(syntax)
+
+    def encode(self, value: Any, out: list[int]) -> None:
+        try:
+            native = self.codec.native(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadIndex(f"{self.name}: {error}") from None
+        self._encode(native, out)
+
+    def _encode(self, native: Any, out: list[int]) -> None:
+        raise NotImplementedError
+
+    def decode(self, numbers: Oid, position: int) -> tuple[Any, int]:
+        raise NotImplementedError
+
+
+class _IntegerPart(_Part):
+    def _encode(self, native: Any, out: list[int]) -> None:
+        if native < 0 or native > MAX_SUB_ID:
+            raise BadIndex(f"{self.name}: {native} is no sub-identifier")
+        out.append(native)
+
+    def decode(self, numbers: Oid, position: int) -> tuple[Any, int]:
+        if position >= len(numbers):
+            raise BadIndex(f"{self.name}: missing")
+        value = numbers[position]
+        if (self.syntax.base == "Integer32" and value > 0x7FFFFFFF) or not self.syntax.permits(value):
+            raise BadIndex(f"{self.name}: {value} is outside {self.syntax.name}")
+        return value, position + 1
+
+
+class _StringPart(_Part):
+    """OCTET STRING (fixed, variable or IMPLIED), BITS, Opaque and IpAddress (always four octets)."""
+
+    def __init__(self, name: str, syntax: Syntax, implied: bool) -> None:
+        super().__init__(name, syntax, implied)
+        self.fixed = 4 if syntax.base == "IpAddress" else syntax.fixed_size
+
+    def _encode(self, native: Any, out: list[int]) -> None:
+        if self.fixed is None and not self.implied:
+            out.append(len(native))
+        elif self.implied and not native:
+            raise BadIndex(f"{self.name}: an IMPLIED string is never empty")
+        out.extend(native)
+
+    def decode(self, numbers: Oid, position: int) -> tuple[Any, int]:
+        if self.fixed is not None:
+            size = self.fixed
+        elif self.implied:
+            size = len(numbers) - position
+            if size == 0:
+                raise BadIndex(f"{self.name}: an IMPLIED string is never empty")
+        else:
+            if position >= len(numbers):
+                raise BadIndex(f"{self.name}: missing")
+            size = numbers[position]
+            position += 1
+        octets = numbers[position : position + size]
+        if len(octets) != size or any(number > 255 for number in octets):
+            raise BadIndex(f"{self.name}: no octet string")
+        if not self.syntax.permits_size(size):
+            raise BadIndex(f"{self.name}: {size} octets are outside {self.syntax.name}")
+        return bytes(octets), position + size
+
+
+class _OidPart(_Part):
+    def _encode(self, native: Any, out: list[int]) -> None:
+        if not self.implied:
+            out.append(len(native))
+        out.extend(native)
+
+    def decode(self, numbers: Oid, position: int) -> tuple[Any, int]:
+        if self.implied:
+            size = len(numbers) - position
+        else:
+            if position >= len(numbers):
+                raise BadIndex(f"{self.name}: missing")
+            size = numbers[position]
+            position += 1
+        value = numbers[position : position + size]
+        if len(value) != size or (self.implied and size == 0):
+            raise BadIndex(f"{self.name}: no object identifier")
+        return tuple(value), position + size
+
+
+_INTEGERS = frozenset(("Integer32", "Unsigned32", "Gauge32", "Counter32", "TimeTicks"))
+
+
+class IndexCodec:
+    """The INDEX clause of one conceptual row."""
+
+    def __init__(self, parts: Sequence[tuple[str, Syntax, bool]], column_oid_length: int) -> None:
+        """`parts`: (name, SYNTAX, IMPLIED) in order. `column_oid_length`: sub-identifiers of a column."""
+        self.parts = tuple(_part(*part) for part in parts)
+        for part in self.parts[:-1]:
+            if part.implied:
+                raise ValueError(f"{part.name}: only the last INDEX object may be IMPLIED")
+        self.room = MAX_SUB_IDS - column_oid_length
+
+    @classmethod
+    def of_row(cls, row: Object, mibs: MibSet) -> IndexCodec:
+        """The codec of a conceptual row of the compiled MIB. Raises ValueError where it can have none."""
+        parts = []
+        for part in row.index:
+            definition = mibs[f"{part.module}::{part.name}"]
+            if definition.syntax is None:
+                raise ValueError(f"{row}: INDEX object {part.name} has no SYNTAX")
+            parts.append((part.name, definition.syntax, part.implied))
+        if not parts:
+            raise ValueError(f"{row}: no INDEX")
+        return cls(parts, len(row.oid) + 1)
+
+    def encode(self, values: IndexValues) -> Oid:
+        """Sub-identifiers of an instance.
+
+        Raises IndexTooLong when the instance's OID would exceed 128 sub-identifiers, BadIndex for values
+        that the INDEX clause does not admit.
+        """
+        if len(values) != len(self.parts):
+            raise BadIndex(f"{len(values)} values for {len(self.parts)} INDEX objects")
+        out: list[int] = []
+        for part, value in zip(self.parts, values, strict=True):
+            part.encode(value, out)
+        if len(out) > self.room:
+            raise IndexTooLong(f"{len(out)} sub-identifiers of index, room for {self.room}")
+        return tuple(out)
+
+    def decode(self, numbers: Oid) -> IndexValues:
+        """INDEX values of an instance's sub-identifiers. Raises BadIndex when they are no instance's."""
+        values = []
+        position = 0
+        for part in self.parts:
+            value, position = part.decode(numbers, position)
+            values.append(value)
+        if position != len(numbers):
+            raise BadIndex(f"{len(numbers) - position} sub-identifiers too many")
+        if len(numbers) > self.room:
+            raise IndexTooLong("more than 128 sub-identifiers")
+        return tuple(values)
+
+
+def _part(name: str, syntax: Syntax, implied: bool) -> _Part:
+    if syntax.base in _INTEGERS:
+        return _IntegerPart(name, syntax, implied)
+    if syntax.base == "OBJECT IDENTIFIER":
+        return _OidPart(name, syntax, implied)
+    if syntax.base in ("OCTET STRING", "IpAddress", "BITS", "Opaque"):
+        return _StringPart(name, syntax, implied)
+    raise ValueError(f"{name}: {syntax.base} cannot index a table")
