@@ -94,7 +94,7 @@ class Gateway:
 
     kind = ""
 
-    def __init__(self, name: str, namespace: Namespace, folder: Path) -> None:
+    def __init__(self, name: str, namespace: Namespace | None, folder: Path) -> None:
         self.name = name
         self.namespace = namespace
         self.folder = folder

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.gateway import Gateway
@@ -29,7 +32,7 @@ class OurStack(Gateway):
     def __init__(
         self,
         name: str,
-        namespace: Namespace,
+        namespace: Namespace | None,
         folder: Path,
         settings: Mapping[str, str] | None = None,
         data_plane: str = "tun",
@@ -60,26 +63,121 @@ class OurStack(Gateway):
         self.process.wait_ready(self.answers, what="answering VICI")
 
 
-class OurAgent:
-    """One ipsec-snmpd in the namespace of the gateway whose socket it reads."""
+@dataclass(frozen=True)
+class Access:
+    """Random secrets of one agent: a read-only community and a v3 operator (SHA-256, AES-128) who may write."""
 
-    def __init__(self, gateway: Gateway, configuration: str, port: int = 1161) -> None:
-        self.gateway = gateway
-        self.folder = gateway.folder / "agent"
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        self.conf = self.folder / "ipsec-snmpd.toml"
-        self.conf.write_text(configuration)
-        self.snmp = Snmp(f"127.0.0.1:{port}", gateway.namespace)
-        self.process = Process(
-            f"{gateway.name}-agent",
-            [command("ipsec-snmpd"), "--config", str(self.conf)],
-            self.folder / "ipsec-snmpd.log",
-            gateway.namespace,
+    community: str = field(default_factory=lambda: secrets.token_hex(8), repr=False)
+    user: str = "operator"
+    auth_password: str = field(default_factory=lambda: secrets.token_hex(12), repr=False)
+    priv_password: str = field(default_factory=lambda: secrets.token_hex(12), repr=False)
+
+    def reader(self) -> tuple[str, ...]:
+        """net-snmp's options for SNMPv2c, read-only."""
+        return ("-v2c", "-c", self.community)
+
+    def operator(self) -> tuple[str, ...]:
+        """net-snmp's options for SNMPv3 authPriv, read and write."""
+        return (
+            *("-v3", "-l", "authPriv", "-u", self.user),
+            *("-a", "SHA-256", "-A", self.auth_password, "-x", "AES", "-X", self.priv_password),
         )
+
+
+def agent_configuration(
+    access: Access,
+    sources: Mapping[str, Path],
+    state: Path,
+    listen: str = "127.0.0.1:1161",
+    poll: float = 0.5,
+) -> str:
+    """ipsec-snmpd.toml for VICI `sources` (name -> socket), readable on loopback, writable for the operator."""
+    parts = [
+        f"""[agent]
+listen = ["{listen}"]
+state_dir = "{state}"
+
+[system]
+contact = "lab"
+location = "network namespace"
+
+[[community]]
+name = "{access.community}"
+group = "readers"
+networks = ["127.0.0.0/8"]
+
+[[user]]
+name = "{access.user}"
+group = "operators"
+auth = "SHA-256"
+auth_password = "{access.auth_password}"
+priv = "AES-128"
+priv_password = "{access.priv_password}"
+
+[[view]]
+name = "all"
+include = ["1.3.6.1"]
+
+[[access]]
+group = "readers"
+model = "v2c"
+level = "noAuthNoPriv"
+read = "all"
+
+[[access]]
+group = "operators"
+model = "usm"
+level = "authPriv"
+read = "all"
+write = "all"
+"""
+    ]
+    for name, path in sources.items():
+        parts.append(f'[sources.{name}]\ntype = "vici"\nsocket = "{path}"\npoll_interval = {poll}\n')
+    return "\n".join(parts)
+
+
+class OurAgent:
+    """One ipsec-snmpd, by default in the namespace of the gateway whose socket it reads.
+
+    `snmp` asks as the read-only community, `operator` as the v3 user who may write.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Path],
+        folder: Path,
+        namespace: Namespace | None = None,
+        port: int = 1161,
+        poll: float = 0.5,
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.access = Access()
+        self.conf = folder / "ipsec-snmpd.toml"
+        state = folder / "state"
+        state.mkdir(mode=0o700, exist_ok=True)
+        listen = f"127.0.0.1:{port}"
+        with os.fdopen(os.open(self.conf, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            out.write(agent_configuration(self.access, sources, state, listen, poll))
+        self.snmp = Snmp(listen, namespace, self.access.reader())
+        self.operator = Snmp(listen, namespace, self.access.operator())
+        self.process = Process(
+            "ipsec-snmpd",
+            [command("ipsec-snmpd"), "--config", str(self.conf)],
+            folder / "ipsec-snmpd.log",
+            namespace,
+        )
+
+    @classmethod
+    def of(cls, gateway: Gateway) -> OurAgent:
+        """The agent that watches one gateway."""
+        return cls({gateway.name: gateway.socket_path}, gateway.folder / "agent", gateway.namespace)
 
     def start(self) -> None:
         self.process.start()
-        self.process.wait_ready(Snmp(self.snmp.target, self.snmp.namespace, timeout=0.2, retries=0).answers)
+        impatient = Snmp(self.snmp.target, self.snmp.namespace, self.snmp.credentials, timeout=0.2, retries=0)
+        self.process.wait_ready(impatient.answers, what="answering sysUpTime")
 
     def stop(self) -> None:
         self.process.stop()

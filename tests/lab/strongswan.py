@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lab.gateway import Gateway
 from lab.netns import Namespace
-from lab.policy import PLACE_OF
 from lab.process import Process
+from lab.tools import PLACE_OF
 
 # openssl first: by plugin order kernel-libipsec's AES-GCM is 15 times faster.
 PLUGINS = (
