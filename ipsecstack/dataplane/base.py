@@ -58,6 +58,7 @@ class DataPlaneCounters:
     bypassed_out: int = 0
     no_sa_out: int = 0
     send_errors: int = 0
+    device_errors: int = 0  # inner packets that the device refused
     too_big_out: int = 0  # did not fit the path and must not be fragmented; the sender was told by ICMP
 
 

@@ -76,6 +76,8 @@ class _Waiting:
 class UserspaceCore:
     """SPD, SAD, ESP, counters and events of a userspace data plane: all of ``DataPlane``, and the packet processing."""
 
+    socket_mark = 0  # the SO_MARK that sockets for IKE and ESP must carry; 0 is none
+
     def __init__(self, features: Features, random: Random, path_mtu: int = DEFAULT_PATH_MTU) -> None:
         self.features = features
         self.counters = DataPlaneCounters()
@@ -180,6 +182,9 @@ class UserspaceCore:
         if waiting:
             self.counters.no_sa_out += len(waiting.packets)
         self._decisions.clear()
+
+    def has_policy(self, entry: SpdEntry) -> bool:
+        return entry in self._policy_uses
 
     def policies(self) -> Sequence[SpdEntry]:
         return tuple(self.spd)

@@ -1,0 +1,303 @@
+"""Which packets the kernel routes into a TUN device: a routing table of our own, and the rules that lead there.
+
+Rules, by priority from ``table`` upwards (both IP versions, only while policies of that version exist):
+
+======== ===================================== ==========================================================
+table    fwmark MARK goto main                 IKE and ESP sockets, and what BYPASS sends
+table+1  iif DEVICE lookup main, no default    decapsulated packets for attached networks do not return
+table+2  from LOCAL_TS lookup TABLE            what policies may protect; other sources keep their routes
+table+3  unbound sockets of this host          IPv4: from 0.0.0.0/32; IPv6: all but ::/1 and 8000::/1
+======== ===================================== ==========================================================
+
+Routes and rules carry a protocol number of their own, by which they are told from anyone else's: nothing else is ever
+changed. Routes vanish with the device; rules of a process that died are removed by the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, summarize_address_range
+from socket import AF_INET, AF_INET6
+from typing import Any, TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ipsecstack.dataplane.base import DataPlaneError
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
+from ipsecstack.ipsec.spd import Action, SpdEntry
+
+Network = IPv4Network | IPv6Network
+T = TypeVar("T")
+
+PROTOCOL = 150  # of our routes and rules (rtnetlink's rtm_protocol); not in iproute2's list
+MAIN_TABLE, MAIN_PRIORITY = 254, 32766
+_EEXIST, _ENOENT, _ESRCH = 17, 2, 3
+_GOTO, _LOOKUP = 2, 1
+
+
+def networks(selectors: Iterable[TrafficSelector]) -> Iterator[Network]:
+    """The prefixes that make up the address ranges of selectors."""
+    for selector in selectors:
+        yield from summarize_address_range(selector.start, selector.end)
+
+
+def source_hint(
+    local_ts: Iterable[TrafficSelector], version: int, addresses: Iterable[IPAddress]
+) -> IPAddress | None:
+    """The first host address inside a local selector: the source for this host's packets; None: the kernel chooses."""
+    selectors = [ts for ts in local_ts if ts.version == version]
+    return next(
+        (
+            address
+            for address in addresses
+            if address.version == version
+            and any(int(ts.start) <= int(address) <= int(ts.end) for ts in selectors)
+        ),
+        None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One routing rule of ours; ``source`` None selects all."""
+
+    version: int
+    priority: int
+    action: int
+    table: int = 0
+    goto: int = 0
+    source: Network | None = None
+    mark: int = 0
+    iif: str = ""
+    suppress_default: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """For pyroute2's ``IPRoute.rule``."""
+        out: dict[str, Any] = {
+            "family": AF_INET if self.version == 4 else AF_INET6,
+            "priority": self.priority,
+            "action": self.action,
+            "FRA_PROTOCOL": PROTOCOL,
+        }
+        if self.table:
+            out["table"] = self.table
+        if self.goto:
+            out["goto"] = self.goto
+        if self.source is not None:
+            out["src"], out["src_len"] = str(self.source.network_address), self.source.prefixlen
+        if self.mark:
+            out["fwmark"], out["fwmask"] = self.mark, 0xFFFFFFFF
+        if self.iif:
+            out["iifname"] = self.iif
+        if self.suppress_default:
+            out["FRA_SUPPRESS_PREFIXLEN"] = 0
+        return out
+
+
+def rules_for(
+    version: int, local: Iterable[Network], unbound: bool, table: int, mark: int, device: str
+) -> list[Rule]:
+    """The rules while these local prefixes have policies; ``unbound`` when this host has an address inside one."""
+    local = sorted(set(local))
+    if not local:
+        return []
+    rules = [
+        Rule(version, table, _GOTO, goto=MAIN_PRIORITY, mark=mark),
+        Rule(version, table + 1, _LOOKUP, MAIN_TABLE, iif=device, suppress_default=True),
+    ]
+    rules += [Rule(version, table + 2, _LOOKUP, table, source=network) for network in local]
+    if unbound and version == 4:
+        rules.append(Rule(4, table + 3, _LOOKUP, table, source=IPv4Network("0.0.0.0/32")))
+    elif unbound:
+        # An IPv6 rule with 'from' never selects a packet that has no source yet: send the others past the last rule.
+        for half in ("::/1", "8000::/1"):
+            rules.append(Rule(6, table + 3, _GOTO, goto=MAIN_PRIORITY, source=IPv6Network(half)))
+        rules.append(Rule(6, table + 4, _LOOKUP, table))
+    return rules
+
+
+class RouteTable:
+    """Keeps device, routes and rules in step with the policies. Every call may raise DataPlaneError.
+
+    pyroute2 brings an event loop of its own, so its calls run in one worker thread; they take about a millisecond.
+    """
+
+    def __init__(self, device: str, mtu: int, table: int, mark: int) -> None:
+        self._device = device
+        self._table = table
+        self._mark = mark
+        self._entries: dict[SpdEntry, tuple[list[Network], list[Network]]] = {}  # local and remote prefixes
+        self._routes: dict[Network, IPAddress | None] = {}
+        self._rules: dict[Rule, None] = {}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._ipr: Any = None
+        self._index = 0
+        try:
+            self._call(lambda: self._open(mtu))
+        except BaseException:
+            self.close()
+            raise
+
+    def _call(self, work: Callable[[], T]) -> T:
+        try:
+            return self._worker.submit(work).result()
+        except NetlinkError as error:
+            raise DataPlaneError(f"the kernel refused a route or rule for {self._device}: {error}") from None
+        except OSError as error:
+            raise DataPlaneError(f"netlink: {error}") from None
+
+    def _open(self, mtu: int) -> None:
+        self._ipr = IPRoute()
+        self._index = self._ipr.link_lookup(ifname=self._device)[0]
+        self._remove_stale()
+        try:
+            # No IPv6 link-local address, hence no router solicitations into the tunnel.
+            with open(f"/proc/sys/net/ipv6/conf/{self._device}/addr_gen_mode", "w") as knob:
+                knob.write("1")
+        except OSError:
+            pass  # no IPv6 in this kernel, or /proc/sys read-only: those packets are dropped by the SPD then
+        self._ipr.link("set", index=self._index, state="up", mtu=mtu, txqlen=1000)
+
+    def _remove_stale(self) -> None:
+        """Rules of a process that died; its routes went with its device."""
+        for route in self._ipr.get_routes(table=self._table):
+            device = route.get_attr("RTA_OIF")
+            if device not in (None, self._index):
+                names = [link.get_attr("IFLA_IFNAME") for link in self._ipr.get_links(device)]
+                raise DataPlaneError(
+                    f"routing table {self._table} is in use by {names[0] if names else 'another device'}: "
+                    "give this instance another table"
+                )
+        for family in (AF_INET, AF_INET6):
+            for rule in self._ipr.get_rules(family=family):
+                priority = rule.get_attr("FRA_PRIORITY") or 0
+                ours = rule.get_attr("FRA_PROTOCOL") == PROTOCOL
+                if ours and self._table <= priority <= self._table + 4:
+                    self._ipr.rule("del", **_as_found(rule))
+
+    def add(self, entry: SpdEntry) -> None:
+        """Route for one more policy; on an error everything is as before."""
+        if entry.action is Action.PROTECT and entry not in self._entries:
+            self._entries[entry] = list(networks(entry.local_ts)), list(networks(entry.remote_ts))
+            try:
+                self._call(self._apply)
+            except DataPlaneError:
+                del self._entries[entry]
+                self._call(self._apply)
+                raise
+
+    def remove(self, entry: SpdEntry) -> None:
+        if entry in self._entries:
+            del self._entries[entry]
+            self._call(self._apply)
+
+    def refresh(self) -> None:
+        """Choose sources anew after this host's addresses changed."""
+        self._call(self._apply)
+
+    def _apply(self) -> None:
+        """Make the kernel's state what the policies ask for: additions first."""
+        addresses = self._addresses()
+        routes: dict[Network, IPAddress | None] = {}
+        local: dict[int, set[Network]] = {4: set(), 6: set()}
+        for entry, (ours, theirs) in self._entries.items():
+            for network in ours:
+                local[network.version].add(network)
+            for network in theirs:
+                hint = source_hint(entry.local_ts, network.version, addresses)
+                routes[network] = routes.get(network) or hint
+        rules: dict[Rule, None] = {}
+        for version in (4, 6):
+            unbound = any(hint is not None for network, hint in routes.items() if network.version == version)
+            wanted = rules_for(version, local[version], unbound, self._table, self._mark, self._device)
+            rules.update(dict.fromkeys(wanted))
+        for network, hint in routes.items():
+            if network not in self._routes or self._routes[network] != hint:
+                self._route("replace", network, hint)
+                self._routes[network] = hint
+        for rule in rules:
+            if rule not in self._rules:
+                self._rule("add", rule)
+                self._rules[rule] = None
+        for rule in [rule for rule in self._rules if rule not in rules]:
+            self._rule("del", rule)
+            del self._rules[rule]
+        for network in [network for network in self._routes if network not in routes]:
+            self._route("del", network, self._routes.pop(network))
+
+    def _addresses(self) -> list[IPAddress]:
+        """This host's unicast addresses, those of wide scope first."""
+        found = []
+        for message in self._ipr.get_addr():
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            if text and message["scope"] < 253:
+                found.append((message["scope"], ip_address(text)))
+        return [address for _, address in sorted(found, key=lambda item: item[0])]
+
+    def _route(self, command: str, network: Network, hint: IPAddress | None) -> None:
+        arguments: dict[str, Any] = {
+            "family": AF_INET if network.version == 4 else AF_INET6,
+            "dst": str(network),
+            "oif": self._index,
+            "table": self._table,
+            "proto": PROTOCOL,
+        }
+        if hint is not None:
+            arguments["prefsrc"] = str(hint)
+        _tolerate(lambda: self._ipr.route(command, **arguments), _ESRCH if command == "del" else None)
+
+    def _rule(self, command: str, rule: Rule) -> None:
+        ignore = _ENOENT if command == "del" else _EEXIST
+        _tolerate(lambda: self._ipr.rule(command, **rule.arguments()), ignore)
+
+    def close(self) -> None:
+        """Remove the rules; the routes go with the device."""
+
+        def work() -> None:
+            if self._ipr is None:
+                return
+            for rule in self._rules:
+                try:
+                    self._ipr.rule("del", **rule.arguments())
+                except NetlinkError:
+                    continue  # gone already: someone flushed the rules
+            self._ipr.close()
+            self._ipr = None
+
+        try:
+            self._call(work)
+        finally:
+            self._rules.clear()
+            self._routes.clear()
+            self._entries.clear()
+            self._worker.shutdown()
+
+
+def _tolerate(work: Callable[[], object], code: int | None) -> None:
+    try:
+        work()
+    except NetlinkError as error:
+        if error.code != code:
+            raise
+
+
+def _as_found(rule: Any) -> dict[str, Any]:
+    """The arguments that delete a rule as the kernel listed it."""
+    out: dict[str, Any] = {"family": rule["family"], "action": rule["action"]}
+    for name, value in rule["attrs"]:
+        if name in (
+            "FRA_PRIORITY",
+            "FRA_TABLE",
+            "FRA_FWMARK",
+            "FRA_FWMASK",
+            "FRA_GOTO",
+            "FRA_IIFNAME",
+            "FRA_PROTOCOL",
+        ):
+            out[name] = value
+        elif name == "FRA_SRC":
+            out["src"], out["src_len"] = value, rule["src_len"]
+    return out

@@ -1,0 +1,115 @@
+"""The userspace data plane over a TUN device: the kernel routes what policies protect into this process.
+
+Enforced here is what enters the device. Packets that are routed past it (another routing table, a source address that
+no policy names) and packets that arrive in the clear on other interfaces never come by: BYPASS and DISCARD hold for
+packets in the device only, and a peer's clear packets are not refused. That takes block policies of the kernel.
+BYPASS packets that came into the device leave through a raw socket, marked so that they do not come back.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+
+from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, Features
+from ipsecstack.dataplane.routes import RouteTable
+from ipsecstack.dataplane.tun_device import TunDevice
+from ipsecstack.dataplane.userspace import DEFAULT_PATH_MTU, Packet, Random, UserspaceCore
+from ipsecstack.ipsec.spd import SpdEntry
+
+FEATURES = Features("tun", native_esp=True, udp_encapsulation=True, esn=True, userspace=True)
+DEFAULT_NAME = "ipsec0"
+DEFAULT_MTU = 1400  # inner; with any of our transforms and UDP the datagram stays within 1500 octets
+DEFAULT_TABLE = 4303
+DEFAULT_MARK = 0x10C5
+
+
+class TunDataPlane(UserspaceCore):
+    """ESP between a TUN device and the sockets of the composition root. Raises DataPlaneError when it cannot be made.
+
+    Sockets that carry IKE and ESP must be given ``socket_mark`` (SO_MARK): a peer's outer address may lie inside the
+    remote selectors, and the mark keeps those datagrams out of the tunnel. Two instances in one network namespace need
+    different names and tables (a table takes its number and the next four as rule priorities).
+    """
+
+    def __init__(
+        self,
+        name: str = DEFAULT_NAME,
+        random: Random = os.urandom,
+        mtu: int = DEFAULT_MTU,
+        path_mtu: int = DEFAULT_PATH_MTU,
+        table: int = DEFAULT_TABLE,
+        socket_mark: int = DEFAULT_MARK,
+    ) -> None:
+        super().__init__(FEATURES, random, path_mtu)
+        self.socket_mark = socket_mark
+        self._device = TunDevice(name)
+        self.name = self._device.name
+        self._clear: dict[int, socket.socket] = {}
+        try:
+            self._routes = RouteTable(self.name, mtu, table, socket_mark)
+        except BaseException:
+            self._device.close()
+            raise
+
+    def add_policy(self, entry: SpdEntry) -> None:
+        super().add_policy(entry)
+        try:
+            self._routes.add(entry)
+        except DataPlaneError:
+            super().remove_policy(entry)
+            raise
+
+    def remove_policy(self, entry: SpdEntry) -> None:
+        super().remove_policy(entry)
+        if not self.has_policy(entry):
+            self._routes.remove(entry)
+
+    def addresses_changed(self) -> None:
+        """This host's addresses changed: routes get new source hints."""
+        self._routes.refresh()
+
+    def device_fileno(self) -> int | None:
+        return self._device.fd if self._device.fd >= 0 else None
+
+    def read_device(self, now: float, limit: int = 64) -> list[EspDatagrams]:
+        out = self.outbound(self._device.read(limit), now)
+        if errors := self.take_device_packets():
+            self._write(errors)
+        if clear := self.take_clear_packets():
+            self._send_clear(clear)
+        return out
+
+    def receive(self, batch: Iterable[EspDatagrams], now: float) -> None:
+        self._write(self.inbound(batch, now))
+
+    def _write(self, packets: Iterable[Packet]) -> None:
+        self.counters.device_errors += self._device.write(packets)
+
+    def _send_clear(self, packets: Iterable[bytes]) -> None:
+        for packet in packets:
+            version = packet[0] >> 4
+            host = packet[16:20] if version == 4 else packet[24:40]
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            try:
+                self._clear_socket(family).sendto(packet, (socket.inet_ntop(family, host), 0))
+            except OSError:
+                self.counters.send_errors += 1
+
+    def _clear_socket(self, family: int) -> socket.socket:
+        if family not in self._clear:
+            raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.socket_mark)
+            self._clear[family] = raw
+        return self._clear[family]
+
+    def close(self) -> None:
+        super().close()
+        try:
+            self._routes.close()
+        finally:
+            self._device.close()
+            for raw in self._clear.values():
+                raw.close()
+            self._clear.clear()
