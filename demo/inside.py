@@ -132,7 +132,7 @@ def main() -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def until_closed() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(0, 4096):  # unbuffered: no lock is held when the interpreter ends
             pass
         stopping.set()
 

@@ -1,0 +1,107 @@
+"""`make bench`: the figures, in one run, medians of five, as one table.
+
+    python -m bench [--quick] [--only throughput,negotiation,walk,daemons] [--json FILE]
+
+Both ends share this machine's cores, and its speed drifts: only ratios inside one run mean anything, which is why the
+rounds of compared things alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+
+from bench.figures import Figure
+from lab.tools import why_no_namespaces
+
+
+def throughput(rounds: int) -> list[Figure]:
+    from bench.throughput import measure
+
+    return measure(rounds)
+
+
+def negotiation(rounds: int) -> list[Figure]:
+    from bench.negotiation import measure
+
+    return measure(rounds)
+
+
+def walk(rounds: int) -> list[Figure]:
+    from bench.walk import measure
+
+    return measure(rounds)
+
+
+def daemons(rounds: int) -> list[Figure]:
+    from bench.daemons import measure
+
+    return measure(rounds)
+
+
+BENCHES: dict[str, tuple[Callable[[int], list[Figure]], bool]] = {
+    # name: (measure, needs network namespaces)
+    "daemons": (daemons, True),
+    "walk": (walk, False),
+    "negotiation": (negotiation, False),
+    "throughput": (throughput, True),
+}
+
+
+def table(figures: list[Figure]) -> str:
+    rows = [("what", "median", "least - most", "unit", "against")]
+    rows += [figure.cells() for figure in figures]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2])]
+        cells += [row[3].ljust(widths[3]), row[4]]
+        lines.append("  ".join(cells).rstrip())
+        if number == 0:
+            lines.append("-" * (sum(widths) + 8))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__.split("\n")[0] if __doc__ else ""
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one round instead of five: to see that it works"
+    )
+    parser.add_argument("--only", default=",".join(BENCHES), help=f"some of {', '.join(BENCHES)}")
+    parser.add_argument("--json", help="also write the figures, with every round, into this file")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no bench {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    rounds = 1 if options.quick else 5
+    no_namespaces = why_no_namespaces()
+    figures: list[Figure] = []
+    started = time.monotonic()
+    for name in names:
+        measure, needs_namespaces = BENCHES[name]
+        if needs_namespaces and no_namespaces:
+            print(f"bench: {name} left out: {no_namespaces}", file=sys.stderr)
+            continue
+        print(f"bench: {name} …", file=sys.stderr, flush=True)
+        figures += measure(rounds)
+    print(
+        f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores shared by both ends; "
+        f"{rounds} round{'s' * (rounds > 1)}, {time.monotonic() - started:.0f} s in all\n"
+    )
+    print(table(figures))
+    if options.json:
+        with open(options.json, "w") as out:
+            json.dump([figure.as_json() for figure in figures], out, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
