@@ -1,0 +1,1 @@
+"""Live stacks, read and driven: each source tells the model what it sees and carries out commands."""
