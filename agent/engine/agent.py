@@ -25,8 +25,9 @@ from agent.engine import state
 from agent.engine.access import AccessControl
 from agent.engine.counters import EngineCounters
 from agent.engine.dispatcher import Dispatcher, EngineTransport
+from agent.engine.pysnmp_engine import new_engine, set_users
 from agent.engine.responder import CommandResponder
-from agent.engine.usm import new_engine, set_users
+from agent.engine.usm import Usm
 from agent.smi.bindings import ModuleBinding
 from agent.smi.controller import Controller
 from agent.smi.rowstatus import TestAndIncr
@@ -66,6 +67,7 @@ class SnmpAgent:
         self.controller = Controller([*own, *bindings], self._mibs, model)
         self.resources = self._resources()
         self.engine: SnmpEngine | None = None
+        self.usm: Usm | None = None
         self._dispatcher: Dispatcher | None = None
         self._transport: EngineTransport | None = None
         self._responder = CommandResponder(self.controller, _access(config), self.counters)
@@ -79,16 +81,18 @@ class SnmpAgent:
         kept = state.start(config.state_dir, config.engine_id)
         self._values = state.SystemValues(config.state_dir)
         self.engine_id, self.engine_boots = kept.engine_id, kept.boots
+        usm = Usm(kept, config.max_message_size, self.counters)
+        usm.set_users(config.users)
         dispatcher = Dispatcher(self.counters)
-        engine = new_engine(kept, config.max_message_size, dispatcher)
+        engine = new_engine(usm, dispatcher)
+        set_users(engine, usm.users.values())
         transport = EngineTransport(dispatcher.receive)
-        dispatcher.attach(engine, self._responder, transport, config.max_message_size)
+        dispatcher.attach(engine, usm, self._responder, transport)
         engine.register_transport_dispatcher(transport)
-        set_users(engine, config.users)
         dispatcher.set_communities(config.communities)
         self._responder.set_timeout = config.set_timeout
         transport.listen(config.listen)
-        self.engine, self._dispatcher, self._transport = engine, dispatcher, transport
+        self.engine, self.usm, self._dispatcher, self._transport = engine, usm, dispatcher, transport
         log.info(
             "SNMP engine %s, boot %d, listening on %s",
             kept.engine_id.hex(),
@@ -116,19 +120,22 @@ class SnmpAgent:
         for name in RESTART_ONLY:
             if getattr(config, name) != getattr(self.config, name):
                 raise ConfigError(f"{config.path}: agent.{name} changed; restart the agent to change it")
-        if self._transport is None or self._dispatcher is None or self.engine is None:
+        transport, dispatcher, engine, usm = self._transport, self._dispatcher, self.engine, self.usm
+        if transport is None or dispatcher is None or engine is None or usm is None:
             raise RuntimeError("the agent is not running")
         access = _access(config)
-        before = self.config
-        self._transport.listen(config.listen)
-        try:
-            if config.users != before.users:
-                set_users(self.engine, config.users, before.users)
-        except Exception:
-            set_users(self.engine, before.users)
-            self._transport.listen(before.listen)
-            raise
-        self._dispatcher.set_communities(config.communities)
+        if config.users != self.config.users:
+            before = dict(usm.users)
+            usm.set_users(config.users)
+            try:
+                transport.listen(config.listen)
+                set_users(engine, usm.users.values(), before.values())
+            except Exception:
+                usm.users = before
+                raise
+        else:
+            transport.listen(config.listen)
+        dispatcher.set_communities(config.communities)
         self._responder.access = access
         self._responder.set_timeout = config.set_timeout
         self.config = config
@@ -148,7 +155,7 @@ class SnmpAgent:
 
     @property
     def engine_time(self) -> int:
-        return self._dispatcher.engine_time if self._dispatcher is not None else 0
+        return self.usm.engine_time if self.usm is not None else 0
 
     def system_value(self, name: str) -> str:
         system = self.config.system

@@ -17,6 +17,15 @@ class EngineCounters:
     silent_drops: int = 0
     proxy_drops: int = 0
     unknown_contexts: int = 0
+    unknown_security_models: int = 0
+    invalid_msgs: int = 0
+    unknown_pdu_handlers: int = 0
+    usm_unsupported_sec_levels: int = 0
+    usm_not_in_time_windows: int = 0
+    usm_unknown_user_names: int = 0
+    usm_unknown_engine_ids: int = 0
+    usm_wrong_digests: int = 0
+    usm_decryption_errors: int = 0
     internal_errors: int = 0
     """Messages that an unforeseen exception ended; each is a bug, and is logged."""
     send_errors: int = 0

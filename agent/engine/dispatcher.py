@@ -1,8 +1,8 @@
 """The message dispatcher (RFC 3412 section 4.2) over pysnmp's.
 
-Every datagram is checked and counted here first. Community-based requests are answered here; SNMPv3 goes
-through pysnmp's message processing and USM and comes back as a PDU to our command responder, which replaces
-pysnmp's. Whatever is malformed or unforeseen ends as a counted drop.
+Every datagram is checked and counted here first. Requests are answered here, community-based ones and SNMPv3
+alike; what answers a notification of ours goes on to pysnmp. Whatever is malformed or unforeseen ends as a
+counted drop.
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from pyasn1.codec.ber import encoder
-from pyasn1.type import univ
 from pysnmp.entity.engine import SnmpEngine
 from pysnmp.error import PySnmpError
-from pysnmp.proto import rfc1905
-from pysnmp.proto.rfc1902 import Counter32, ObjectIdentifier
 from pysnmp.proto.rfc3412 import MsgAndPduDispatcher
 
 from agent.config import Community
@@ -30,32 +26,28 @@ from agent.engine.messages import V1, V2C, V3, V3Frame
 from agent.engine.pdu import RequestPdu
 from agent.engine.responder import CommandResponder, Requester, Retransmissions, UnknownContext
 from agent.engine.transport import DOMAIN_V4, DOMAIN_V6, Peer, UdpTransport
-from agent.engine.usm import USM, EngineTime
+from agent.engine.usm import USM, Rejected, Secured, Usm
 from agent.smi import ber
 from agent.smi.counters import LimitedLog
 
 log = logging.getLogger(__name__)
 limited = LimitedLog(log)
 
-UNKNOWN_ENGINE_IDS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 4, 0)
-"""usmStatsUnknownEngineIDs.0 (RFC 3414)."""
 UNKNOWN_CONTEXTS = (1, 3, 6, 1, 6, 3, 12, 1, 5, 0)
 """snmpUnknownContexts.0 (RFC 3413)."""
+UNKNOWN_PDU_HANDLERS = (1, 3, 6, 1, 6, 3, 11, 2, 1, 3, 0)
+"""snmpUnknownPDUHandlers.0 (RFC 3412)."""
 MAX_PENDING_SETS = 64
 
 
-class EncodedPdu(univ.Any):  # type: ignore[misc]
-    """A Response-PDU whose contents are encoded already, in the clothes of a pyasn1 object."""
-
-    tagSet = rfc1905.ResponsePDU.tagSet
-
-
 class EngineTransport(UdpTransport):
-    """The UDP transport as pysnmp sees it, which also puts right what pysnmp sends."""
+    """The UDP transport as pysnmp sees it."""
 
     def send_message(self, outgoingMessage: Any, transportDomain: Any, transportAddress: Any) -> None:
         """What pysnmp calls for every message that it has made."""
-        self.send(messages.without_reportable(bytes(outgoingMessage)), transportAddress)
+        if not isinstance(transportAddress, Peer):
+            transportAddress = self.peer(tuple(transportAddress))
+        self.send(bytes(outgoingMessage), transportAddress)
 
 
 class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
@@ -70,44 +62,18 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attach(
-        self, engine: SnmpEngine, responder: CommandResponder, transport: UdpTransport, max_size: int
+        self, engine: SnmpEngine, usm: Usm, responder: CommandResponder, transport: EngineTransport
     ) -> None:
-        """Give it the engine that it belongs to, and register for all request PDUs in every context engine."""
+        """Give it the engine that it belongs to."""
         self._engine = engine
+        self._usm = usm
         self._responder = responder
         self._transport = transport
-        self._max_size = max_size
-        self._engine_id = bytes(engine.snmpEngineID)
-        builder = engine.get_mib_builder()
-        self._asn1_errors, self._pysnmp_drops = builder.import_symbols(
-            "__SNMPv2-MIB", "snmpInASNParseErrs", "snmpSilentDrops"
-        )
-        (self._unknown_engine_ids,) = builder.import_symbols(
-            "__SNMP-USER-BASED-SM-MIB", "usmStatsUnknownEngineIDs"
-        )
-        self._boots, self._clock = builder.import_symbols(
-            "__SNMP-FRAMEWORK-MIB", "snmpEngineBoots", "snmpEngineTime"
-        )
-        kinds = tuple(
-            pdu.tagSet
-            for pdu in (
-                rfc1905.GetRequestPDU,
-                rfc1905.GetNextRequestPDU,
-                rfc1905.GetBulkRequestPDU,
-                rfc1905.SetRequestPDU,
-            )
-        )
-        self.register_context_engine_id(engine.snmpEngineID, kinds, self._process_pdu)
+        (self._asn1_errors,) = engine.get_mib_builder().import_symbols("__SNMPv2-MIB", "snmpInASNParseErrs")
 
     def set_communities(self, communities: Iterable[Community]) -> None:
         """Replace all community strings."""
         self.communities = tuple(communities)
-
-    @property
-    def engine_time(self) -> int:
-        """snmpEngineTime."""
-        clock: EngineTime = self._clock.syntax
-        return clock.seconds()
 
     async def drain(self) -> None:
         """Cancel SETs that still run (they undo what they did) and wait for their end."""
@@ -157,7 +123,7 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         who = Requester(
             version, version + 1, community.security_name, 1, community.context, (peer.host, peer.address[1])
         )
-        budget = messages.community_budget(self._max_size, message.community)
+        budget = messages.community_budget(self._usm.max_size, message.community)
 
         def answer(pdu: bytes | None) -> None:
             if pdu is not None:
@@ -180,96 +146,69 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
 
     def _receive_v3(self, data: bytes, position: int, end: int, peer: Peer) -> None:
         frame = messages.parse_v3(data, position, end)
-        if frame.reportable and frame.security_model == USM and frame.engine_id != self._engine_id:
-            # RFC 3414 section 3.2 step 3: discovery, or a request meant for another engine
-            self._unknown_engine_ids.syntax += 1
-            self._report(frame, peer, UNKNOWN_ENGINE_IDS, int(self._unknown_engine_ids.syntax))
+        if frame.security_model != USM:
+            self.counters.unknown_security_models += 1
             return
-        self._to_pysnmp(data, peer)
+        if not frame.level:
+            self.counters.invalid_msgs += 1
+            return
+        if frame.engine_id != self._usm.engine_id and not frame.reportable:
+            # where another engine is authoritative: the answer to an inform of ours
+            self._to_pysnmp(data, peer)
+            return
+        try:
+            secured = self._usm.open(data, frame)
+        except Rejected as rejected:
+            if frame.engine_id:
+                limited.warning("usm", "SNMPv3 message from %s refused: %s", peer.host, rejected)
+            if rejected.report is not None:
+                self._transport.send(rejected.report, peer)
+            return
+        self._secured(frame, secured, peer)
 
-    def _report(self, frame: V3Frame, peer: Peer, oid: ber.Oid, value: int) -> None:
-        boots = int(self._boots.syntax)
-        self._transport.send(
-            messages.report(
-                frame, self._engine_id, boots, self.engine_time, self._max_size, oid, value & 0xFFFFFFFF
-            ),
-            peer,
+    def _secured(self, frame: V3Frame, secured: Secured, peer: Peer) -> None:
+        """A message that USM has let through (RFC 3412 section 4.2.2.1)."""
+        scoped, usm = secured.scoped, self._usm
+        known = scoped.pdu_type in pdus.REQUESTS
+        request = pdus.parse(secured.octets, scoped.pdu, scoped.end) if known else None
+        if request is None or scoped.context_engine_id != usm.engine_id:
+            self.counters.unknown_pdu_handlers += 1
+            if request is not None:
+                number = self.counters.unknown_pdu_handlers
+                report = usm.report(frame, secured, request.request_id, UNKNOWN_PDU_HANDLERS, number)
+                self._transport.send(report, peer)
+            return
+        who = Requester(
+            V3,
+            USM,
+            secured.user.name.decode("utf-8", "replace"),
+            secured.level,
+            scoped.context.decode("utf-8", "replace"),
+            (peer.host, peer.address[1]),
         )
 
+        def answer(pdu: bytes | None) -> None:
+            if pdu is not None:
+                message = usm.seal(
+                    frame, secured.user, secured.level, scoped.context_engine_id, scoped.context, pdu
+                )
+                self._transport.send(message, peer)
+
+        try:
+            self._respond(request, who, usm.budget(frame, secured), answer)
+        except UnknownContext:
+            number = self.counters.unknown_contexts
+            report = usm.report(frame, secured, request.request_id, UNKNOWN_CONTEXTS, number)
+            self._transport.send(report, peer)
+
     def _to_pysnmp(self, data: bytes, peer: Peer) -> None:
-        errors, drops = int(self._asn1_errors.syntax), int(self._pysnmp_drops.syntax)
+        errors = int(self._asn1_errors.syntax)
         try:
             self.receive_message(self._engine, _domain(peer), peer, data)
         except PySnmpError as error:
             self.counters.in_asn_parse_errs += 1
             log.debug("dropped by pysnmp: %s", type(error).__name__)
         self.counters.in_asn_parse_errs += int(self._asn1_errors.syntax) - errors
-        self.counters.silent_drops += int(self._pysnmp_drops.syntax) - drops
-
-    def _process_pdu(
-        self,
-        engine: SnmpEngine,
-        model: Any,
-        security_model: Any,
-        security_name: Any,
-        security_level: Any,
-        context_engine_id: Any,
-        context_name: Any,
-        pdu_version: Any,
-        pdu: Any,
-        max_size_response: Any,
-        state_reference: Any,
-    ) -> None:
-        """processPdu of RFC 3412 section 4.3, for requests that USM has let through."""
-        _, peer = self.get_transport_info(state_reference)
-        name = bytes(security_name).decode("utf-8", "replace")
-        who = Requester(
-            V3,
-            int(security_model),
-            name,
-            int(security_level),
-            bytes(context_name).decode("utf-8", "replace"),
-            (peer.host, peer.address[1]),
-        )
-        if not name:
-            # an empty user name is only for discovery; pysnmp does not authenticate it
-            self.counters.silent_drops += 1
-            return
-        request = _request(pdu)
-        # the scoped PDU's own tag and length, contextEngineID and contextName
-        wrapping = 4 + len(bytes(context_engine_id)) + len(bytes(context_name)) + 4
-        room = min(int(max_size_response), self._max_size - 48 - 128) - wrapping
-
-        def respond(content: univ.Any | None, status: dict[str, Any]) -> None:
-            try:
-                self.return_response_pdu(
-                    engine,
-                    model,
-                    security_model,
-                    security_name,
-                    security_level,
-                    context_engine_id,
-                    context_name,
-                    pdu_version,
-                    content,
-                    max_size_response,
-                    state_reference,
-                    status,
-                )
-            except PySnmpError as error:
-                self.counters.silent_drops += 1
-                limited.warning("response", "response to %s not sent: %s", peer.host, error)
-
-        def answer(response: bytes | None) -> None:
-            if response is not None:
-                _, start, _ = ber.read(response, 0, len(response))
-                respond(EncodedPdu(response[start:]), {})
-
-        try:
-            self._respond(request, who, room, answer)
-        except UnknownContext:
-            value = Counter32(self.counters.unknown_contexts & 0xFFFFFFFF)
-            respond(pdu, {"oid": ObjectIdentifier(UNKNOWN_CONTEXTS), "val": value})
 
     # -- respond --------------------------------------------------------------------------------------------
 
@@ -323,9 +262,3 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
 
 def _domain(peer: Peer) -> tuple[int, ...]:
     return DOMAIN_V6 if ":" in peer.host else DOMAIN_V4
-
-
-def _request(pdu: Any) -> RequestPdu:
-    """A pyasn1 PDU as ours. Raises BerError."""
-    encoded = encoder.encode(pdu)
-    return pdus.parse(encoded, 0, len(encoded))

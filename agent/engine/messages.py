@@ -27,23 +27,47 @@ class CommunityMessage:
 
 @dataclass(frozen=True, slots=True)
 class V3Frame:
-    """What is readable of a v3 message before any security processing. `flags_at`: offset of msgFlags' octet.
+    """What is readable of a v3 message before any security processing.
 
-    `request_id` is that of a plaintext PDU, 0 when there is none.
+    `auth_at`: offset of msgAuthenticationParameters' octets in the datagram. `data` and `end` delimit msgData's
+    contents: the ScopedPDU's where it is plaintext, the encryptedPDU's otherwise. `request_id` is that of a
+    plaintext PDU, 0 when there is none.
     """
 
     message_id: int
     max_size: int
     flags: int
-    flags_at: int
     security_model: int
-    engine_id: bytes
-    user: bytes
-    request_id: int
+    engine_id: bytes = b""
+    boots: int = 0
+    time: int = 0
+    user: bytes = b""
+    auth: bytes = b""
+    auth_at: int = 0
+    priv: bytes = b""
+    data: int = 0
+    end: int = 0
+    request_id: int = 0
+
+    @property
+    def level(self) -> int:
+        """securityLevel by msgFlags: 1 noAuthNoPriv, 2 authNoPriv, 3 authPriv; 0 for privacy alone."""
+        return (1, 2, 0, 3)[self.flags & 0x03]
 
     @property
     def reportable(self) -> bool:
         return bool(self.flags & 0x04)
+
+
+@dataclass(frozen=True, slots=True)
+class ScopedPdu:
+    """A ScopedPDU; `pdu` and `end` delimit its PDU in the octets that it was read from."""
+
+    context_engine_id: bytes
+    context: bytes
+    pdu: int
+    end: int
+    pdu_type: int
 
 
 def version(data: bytes) -> tuple[int, int, int]:
@@ -92,93 +116,91 @@ def parse_v3(data: bytes, position: int, end: int) -> V3Frame:
     if stop != header_end or message_id < 0 or max_size < MIN_MAX_SIZE or security_model < 1:
         raise ber.BerError("msgGlobalData is out of range")
     first, last = ber.expect(data, header_end, end, ber.OCTET_STRING)
-    engine_id = user = b""
-    if security_model == 3:
-        engine_id, user = _usm_parameters(data, first, last)
+    flags = data[flags_at]
+    if security_model != 3:
+        return V3Frame(message_id, max_size, flags, security_model)
+    engine_id, boots, seconds, user, auth, auth_at, priv = _usm_parameters(data, first, last)
     kind, first, stop = ber.read(data, last, end)
     if stop != end:
         raise ber.BerError("octets after msgData")
+    if kind not in (ber.SEQUENCE, ber.OCTET_STRING) or (kind == ber.OCTET_STRING) != bool(flags & 0x02):
+        raise ber.BerError("msgData is not what msgFlags says")
     request_id = 0
     if kind == ber.SEQUENCE:
-        request_id = _scoped_pdu(data, first, stop)
-    elif kind != ber.OCTET_STRING:
-        raise ber.BerError("msgData is neither plaintext nor encrypted")
-    encrypted = kind == ber.OCTET_STRING
-    flags = data[flags_at]
-    if encrypted != bool(flags & 0x02):
-        raise ber.BerError("msgData is not what msgFlags says")
-    return V3Frame(message_id, max_size, flags, flags_at, security_model, engine_id, user, request_id)
+        request_id = _request_id(data, parse_scoped(data, first, stop))
+    return V3Frame(
+        message_id,
+        max_size,
+        flags,
+        security_model,
+        engine_id,
+        boots,
+        seconds,
+        user,
+        auth,
+        auth_at,
+        priv,
+        first,
+        stop,
+        request_id,
+    )
 
 
-def _usm_parameters(data: bytes, position: int, end: int) -> tuple[bytes, bytes]:
+def _usm_parameters(data: bytes, position: int, end: int) -> tuple[bytes, int, int, bytes, bytes, int, bytes]:
     start, stop = ber.expect(data, position, end, ber.SEQUENCE)
     if stop != end:
         raise ber.BerError("octets after the security parameters")
     first, last = ber.expect(data, start, stop, ber.OCTET_STRING)
     engine_id = data[first:last]
+    numbers = []
     for _ in range(2):
         first, last = ber.expect(data, last, stop, ber.INTEGER)
-        if ber.parse_integer(data[first:last]) < 0:
+        numbers.append(ber.parse_integer(data[first:last]))
+        if numbers[-1] < 0:
             raise ber.BerError("engine boots or time is negative")
     first, last = ber.expect(data, last, stop, ber.OCTET_STRING)
     user = data[first:last]
     if len(user) > 32:
         raise ber.BerError("msgUserName of more than 32 octets")
-    for _ in range(2):
-        first, last = ber.expect(data, last, stop, ber.OCTET_STRING)
+    auth_at, last = ber.expect(data, last, stop, ber.OCTET_STRING)
+    auth = data[auth_at:last]
+    first, last = ber.expect(data, last, stop, ber.OCTET_STRING)
     if last != stop:
         raise ber.BerError("octets after msgPrivacyParameters")
-    return engine_id, user
+    return engine_id, numbers[0], numbers[1], user, auth, auth_at, data[first:last]
 
 
-def _scoped_pdu(data: bytes, position: int, end: int) -> int:
+def parse_scoped(data: bytes, position: int, end: int) -> ScopedPdu:
+    """Read the contents of a ScopedPDU. Raises BerError."""
     first, last = ber.expect(data, position, end, ber.OCTET_STRING)
+    engine_id = data[first:last]
     first, last = ber.expect(data, last, end, ber.OCTET_STRING)
-    kind, first, stop = ber.read(data, last, end)
+    kind, _, stop = ber.read(data, last, end)
     if stop != end:
         raise ber.BerError("octets after the PDU")
-    if kind in pdus.REQUESTS:
-        return pdus.parse(data, last, end).request_id
+    return ScopedPdu(engine_id, data[first:last], last, end, kind)
+
+
+def _request_id(data: bytes, scoped: ScopedPdu) -> int:
+    if scoped.pdu_type in pdus.REQUESTS:
+        return pdus.parse(data, scoped.pdu, scoped.end).request_id
+    _, first, stop = ber.read(data, scoped.pdu, scoped.end)
     first, last = ber.expect(data, first, stop, ber.INTEGER)
     return ber.parse_integer(data[first:last])
 
 
-def report(
-    frame: V3Frame, engine_id: bytes, boots: int, seconds: int, max_size: int, oid: ber.Oid, value: int
-) -> bytes:
-    """An unauthenticated Report (RFC 3412 section 7.1.3) that carries one counter."""
-    varbind = ber.varbind(ber.oid_content(oid), ber.integer(value, ber.COUNTER32))
-    pdu = ber.tlv(pdus.REPORT, pdus.content(frame.request_id, 0, 0, varbind))
-    engine = ber.tlv(ber.OCTET_STRING, engine_id)
-    empty = b"\x04\x00"
-    scoped = ber.tlv(ber.SEQUENCE, engine + empty + pdu)
-    parameters = ber.tlv(ber.SEQUENCE, engine + ber.integer(boots) + ber.integer(seconds) + empty * 3)
-    header = ber.tlv(
-        ber.SEQUENCE,
-        ber.integer(frame.message_id) + ber.integer(max_size) + b"\x04\x01\x00" + ber.integer(3),
-    )
-    whole = ber.integer(V3) + header + ber.tlv(ber.OCTET_STRING, parameters) + scoped
-    return ber.tlv(ber.SEQUENCE, whole)
+def v3_header(message_id: int, max_size: int, flags: int) -> bytes:
+    """msgVersion and msgGlobalData of a message under USM."""
+    header = ber.integer(message_id) + ber.integer(max_size) + bytes((4, 1, flags)) + ber.integer(3)
+    return ber.integer(V3) + ber.tlv(ber.SEQUENCE, header)
 
 
-def without_reportable(data: bytes) -> bytes:
-    """An outgoing v3 message; if it is an unauthenticated Report, with the reportableFlag cleared.
+def scoped_head(context_engine_id: bytes, context: bytes) -> bytes:
+    """What precedes the PDU in a ScopedPDU's contents."""
+    return ber.tlv(ber.OCTET_STRING, context_engine_id) + ber.tlv(ber.OCTET_STRING, context)
 
-    RFC 3412 section 6.4: a Report never asks for reports. pysnmp sets the flag in its own.
-    """
-    number, position, end = version(data)
-    if number != V3:
-        return data
-    start, header_end = ber.expect(data, position, end, ber.SEQUENCE)
-    _, last = ber.expect(data, start, header_end, ber.INTEGER)
-    _, last = ber.expect(data, last, header_end, ber.INTEGER)
-    flags_at, _ = ber.expect(data, last, header_end, ber.OCTET_STRING)
-    if data[flags_at] != 0x04:
-        return data
-    _, last = ber.expect(data, header_end, end, ber.OCTET_STRING)
-    first, stop = ber.expect(data, last, end, ber.SEQUENCE)
-    for _ in range(2):
-        _, first = ber.expect(data, first, stop, ber.OCTET_STRING)
-    if data[first] != pdus.REPORT:
-        return data
-    return data[:flags_at] + b"\x00" + data[flags_at + 1 :]
+
+def report_pdu(request_id: int, oid: ber.Oid, value: int) -> bytes:
+    """A Report-PDU that carries one counter (RFC 3412 section 7.1.3)."""
+    varbind = ber.varbind(ber.oid_content(oid), ber.integer(value & 0xFFFFFFFF, ber.COUNTER32))
+    return ber.tlv(pdus.REPORT, pdus.content(request_id, 0, 0, varbind))

@@ -113,6 +113,12 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
             self._loop.remove_reader(sock.fileno())
         sock.close()
 
+    def peer(self, address: tuple[Any, ...]) -> Peer:
+        """The peer at an address, over the first socket of its family."""
+        ipv6 = ":" in str(address[0])
+        numbers = (n for n, (listen, _) in self._sockets.items() if listen.is_ipv6 == ipv6)
+        return Peer(address, next(numbers, -1))
+
     def send(self, data: bytes, peer: Peer) -> None:
         """Send an answer; what cannot be sent is dropped and counted, as UDP itself would."""
         try:

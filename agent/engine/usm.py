@@ -1,148 +1,288 @@
-"""pysnmp's User-based Security Model with what it lacks: bounded caches, a monotonic snmpEngineTime, and the
-engine ID and boots of our own state instead of a file in the temporary directory.
+"""The User-based Security Model of an authoritative engine (RFC 3414 section 3.2, RFC 7860, RFC 3826).
+
+Requests of managers are authenticated here and not by pysnmp, which compares digests in variable time, refuses
+a level below the one a user could have, sends Reports that ask for reports, and signs Reports with the key of
+whoever an unauthenticated message names. pysnmp's USM serves where this engine is not authoritative (informs).
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
+import struct
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, field
 
-from pysnmp.entity import config as pysnmp_config
-from pysnmp.entity.engine import SnmpEngine
-from pysnmp.proto import error
-from pysnmp.proto.rfc1902 import Integer32, OctetString
-from pysnmp.proto.rfc3412 import MsgAndPduDispatcher
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from agent.config import User
-from agent.engine.state import EngineState
+from agent.engine import messages
+from agent.engine import pdu as pdus
+from agent.engine.counters import EngineCounters
+from agent.engine.messages import ScopedPdu, V3Frame
+from agent.engine.state import MAX_BOOTS, EngineState
+from agent.smi import ber
 
-AUTH = {
-    "": pysnmp_config.USM_AUTH_NONE,
-    "SHA-224": pysnmp_config.USM_AUTH_HMAC128_SHA224,
-    "SHA-256": pysnmp_config.USM_AUTH_HMAC192_SHA256,
-    "SHA-384": pysnmp_config.USM_AUTH_HMAC256_SHA384,
-    "SHA-512": pysnmp_config.USM_AUTH_HMAC384_SHA512,
-}
-# AES-192 and AES-256 extend short keys as Blumenthal's draft says, which is what net-snmp does.
-PRIV = {
-    "": pysnmp_config.USM_PRIV_NONE,
-    "AES-128": pysnmp_config.USM_PRIV_CFB128_AES,
-    "AES-192": pysnmp_config.USM_PRIV_CFB192_AES_BLUMENTHAL,
-    "AES-256": pysnmp_config.USM_PRIV_CFB256_AES_BLUMENTHAL,
-}
+try:
+    from cryptography.hazmat.decrepit.ciphers.modes import CFB
+except ImportError:  # cryptography before it moved CFB
+    from cryptography.hazmat.primitives.ciphers.modes import CFB
+
 USM = 3
 """snmpSecurityModel of the User-based Security Model."""
+TIME_WINDOW = 150
+"""Seconds that a message's engine time may be off (RFC 3414 section 2.2.3)."""
+
+AUTH = {
+    "SHA-224": ("sha224", 16),
+    "SHA-256": ("sha256", 24),
+    "SHA-384": ("sha384", 32),
+    "SHA-512": ("sha512", 48),
+}
+"""RFC 7860: hash, octets of msgAuthenticationParameters."""
+PRIV = {"AES-128": 16, "AES-192": 24, "AES-256": 32}
+"""Key octets. AES-192 and AES-256 extend short keys as Blumenthal's draft says, which is what net-snmp does."""
+
+UNSUPPORTED_SEC_LEVELS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 1, 0)
+NOT_IN_TIME_WINDOWS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 2, 0)
+UNKNOWN_USER_NAMES = (1, 3, 6, 1, 6, 3, 15, 1, 1, 3, 0)
+UNKNOWN_ENGINE_IDS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 4, 0)
+WRONG_DIGESTS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 5, 0)
+DECRYPTION_ERRORS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 6, 0)
 
 
 class UsmError(Exception):
-    """A user cannot be set up."""
+    """A user cannot be set up; the text names no secret."""
 
 
-class BoundedCache:
-    """pysnmp's security state cache, but it forgets the oldest entry instead of growing.
+@dataclass(frozen=True, slots=True)
+class LocalUser:
+    """A user with the keys localized to this engine. Keys never show in a repr."""
 
-    Messages that end in an error without a report leave their entry behind, so a flood of them would otherwise
-    fill the memory.
-    """
+    name: bytes
+    auth: str = ""
+    priv: str = ""
+    auth_key: bytes = field(default=b"", repr=False)
+    priv_key: bytes = field(default=b"", repr=False)
 
-    def __init__(self, limit: int = 2048) -> None:
-        self._entries: OrderedDict[int, dict[str, Any]] = OrderedDict()
-        self._next = 0
-        self._limit = limit
-
-    def push(self, **data: Any) -> int:
-        """Store data and return its reference."""
-        self._next += 1
-        self._entries[self._next] = data
-        if len(self._entries) > self._limit:
-            self._entries.popitem(last=False)
-        return self._next
-
-    def pop(self, reference: int) -> dict[str, Any]:
-        """Take data out; ProtocolError when it is not there."""
-        try:
-            return self._entries.pop(reference)
-        except KeyError:
-            raise error.ProtocolError("security state is gone") from None
-
-    def is_empty(self) -> bool:
-        """Whether nothing is stored."""
-        return not self._entries
+    @property
+    def level(self) -> int:
+        """Highest securityLevel that the user supports."""
+        return 3 if self.priv else 2 if self.auth else 1
 
 
-def new_engine(state: EngineState, max_message_size: int, dispatcher: MsgAndPduDispatcher) -> SnmpEngine:
-    """A pysnmp engine that runs with our engine ID, boots and clock."""
-    engine = SnmpEngine(maxMessageSize=max_message_size, msgAndPduDsp=dispatcher)
-    identity, boots, clock = engine.get_mib_builder().import_symbols(
-        "__SNMP-FRAMEWORK-MIB", "snmpEngineID", "snmpEngineBoots", "snmpEngineTime"
-    )
-    identity.syntax = identity.syntax.clone(OctetString(state.engine_id))
-    engine.snmpEngineID = identity.syntax
-    boots.syntax = boots.syntax.clone(state.boots)
-    clock.syntax = EngineTime()
-    for model in engine.security_models.values():
-        model._cache = BoundedCache()
-    return engine
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """A message that passed: who, at which level, and the ScopedPDU inside `octets`."""
+
+    user: LocalUser
+    level: int
+    scoped: ScopedPdu
+    octets: bytes
 
 
-class EngineTime:
-    """snmpEngineTime: seconds since this start, by a clock that nobody sets.
+class Rejected(Exception):
+    """A message that did not pass. `report` is the answer to send, None for none."""
 
-    Stands where pysnmp keeps an Integer32 that counts by the wall clock; it is only ever asked to `clone`.
-    """
+    def __init__(self, reason: str, report: bytes | None) -> None:
+        self.report = report
+        super().__init__(reason)
 
-    def __init__(self) -> None:
+
+class Usm:
+    """Users, engine ID, boots and clock of the authoritative engine."""
+
+    def __init__(self, state: EngineState, max_size: int, counters: EngineCounters) -> None:
+        self.engine_id = state.engine_id
+        self.boots = state.boots
+        self.max_size = max_size
+        self.counters = counters
+        self.users: dict[bytes, LocalUser] = {}
         self._started = time.monotonic()
+        self._salt = secrets.randbits(64)
 
-    def seconds(self) -> int:
-        """The value."""
+    @property
+    def engine_time(self) -> int:
+        """snmpEngineTime: seconds since this start, by a clock that nobody sets."""
         return int(time.monotonic() - self._started) & 0x7FFFFFFF
 
-    def clone(self, *arguments: Any, **options: Any) -> Any:
-        """A plain Integer32 of the value now."""
-        return Integer32(self.seconds())
+    def set_users(self, users: Iterable[User]) -> None:
+        """Replace all users. Raises UsmError, and then nothing has changed."""
+        self.users = {user.name.encode(): localize(user, self.engine_id) for user in users}
 
-    def __int__(self) -> int:
-        return self.seconds()
+    # -- incoming -------------------------------------------------------------------------------------------
 
-
-def set_users(engine: SnmpEngine, users: Iterable[User], old: Iterable[User] = ()) -> None:
-    """Replace the users `old` by `users`. Keys are localized at once. Raises UsmError, which names no secret."""
-    for user in old:
-        pysnmp_config.delete_v3_user(engine, user.name)
-    for user in users:
-        try:
-            auth_key, priv_key = localized_keys(user, bytes(engine.snmpEngineID))
-            pysnmp_config.add_v3_user(
-                engine,
-                user.name,
-                AUTH[user.auth],
-                auth_key,
-                PRIV[user.priv],
-                priv_key,
-                authKeyType=pysnmp_config.USM_KEY_TYPE_LOCALIZED,
-                privKeyType=pysnmp_config.USM_KEY_TYPE_LOCALIZED,
+    def open(self, data: bytes, frame: V3Frame) -> Secured:
+        """Authenticate and decrypt a message to this engine. Raises Rejected, BerError for a bad ScopedPDU."""
+        counters = self.counters
+        if frame.engine_id != self.engine_id:
+            counters.usm_unknown_engine_ids += 1
+            raise self._rejected(frame, "engine ID", UNKNOWN_ENGINE_IDS, counters.usm_unknown_engine_ids)
+        user = self.users.get(frame.user)
+        if user is None:
+            counters.usm_unknown_user_names += 1
+            raise self._rejected(frame, "user name", UNKNOWN_USER_NAMES, counters.usm_unknown_user_names)
+        if frame.level > user.level:
+            counters.usm_unsupported_sec_levels += 1
+            raise self._rejected(
+                frame, "security level", UNSUPPORTED_SEC_LEVELS, counters.usm_unsupported_sec_levels
             )
-        except Exception as problem:
-            raise UsmError(
-                f"user {user.name!r}: {type(problem).__name__}; check auth, priv and keys"
+        if frame.level >= 2:
+            self._authenticate(data, frame, user)
+        if frame.level < 3:
+            return Secured(user, frame.level, messages.parse_scoped(data, frame.data, frame.end), data)
+        return self._decrypt(data, frame, user)
+
+    def _authenticate(self, data: bytes, frame: V3Frame, user: LocalUser) -> None:
+        counters = self.counters
+        name, size = AUTH[user.auth]
+        end = frame.auth_at + len(frame.auth)
+        blank = data[: frame.auth_at] + bytes(len(frame.auth)) + data[end:]
+        digest = hmac.digest(user.auth_key, blank, name)[:size]
+        if not hmac.compare_digest(digest, frame.auth):
+            counters.usm_wrong_digests += 1
+            raise self._rejected(frame, "digest", WRONG_DIGESTS, counters.usm_wrong_digests)
+        late = abs(self.engine_time - frame.time) > TIME_WINDOW
+        if late or frame.boots != self.boots or self.boots == MAX_BOOTS:
+            counters.usm_not_in_time_windows += 1
+            raise self._rejected(
+                frame, "time window", NOT_IN_TIME_WINDOWS, counters.usm_not_in_time_windows, user, 2
+            )
+
+    def _decrypt(self, data: bytes, frame: V3Frame, user: LocalUser) -> Secured:
+        try:
+            if len(frame.priv) != 8:
+                raise ber.BerError("msgPrivacyParameters has eight octets")
+            iv = struct.pack(">II", frame.boots, frame.time) + frame.priv
+            opener = Cipher(algorithms.AES(user.priv_key), CFB(iv)).decryptor()
+            plain = opener.update(data[frame.data : frame.end]) + opener.finalize()
+            start, end = ber.expect(plain, 0, len(plain), ber.SEQUENCE)
+            return Secured(user, 3, messages.parse_scoped(plain, start, end), plain)
+        except ber.BerError as error:
+            # The digest was right, so this is a user with a wrong privacy key rather than a forger.
+            self.counters.usm_decryption_errors += 1
+            raise self._rejected(
+                frame, f"decryption: {error}", DECRYPTION_ERRORS, self.counters.usm_decryption_errors
             ) from None
 
+    # -- outgoing -------------------------------------------------------------------------------------------
 
-def localized_keys(user: User, engine_id: bytes) -> tuple[bytes | None, bytes | None]:
-    """(authKey, privKey) localized to this engine (RFC 3414 section 2.6), so that no passphrase stays in memory."""
-    auth = user.auth_key.reveal() if user.auth_key else None
-    priv = user.priv_key.reveal() if user.priv_key else None
-    if user.localized:
-        return auth, priv
-    identity = OctetString(engine_id)
-    if auth is not None:
-        service = pysnmp_config.AUTH_SERVICES[AUTH[user.auth]]
-        auth = bytes(service.localize_key(service.hash_passphrase(auth), identity))
-    if priv is not None:
-        service = pysnmp_config.PRIV_SERVICES[PRIV[user.priv]]
-        master = service.hash_passphrase(AUTH[user.auth], priv)
-        priv = bytes(service.localize_key(AUTH[user.auth], master, identity))
-    return auth, priv
+    def _rejected(
+        self,
+        frame: V3Frame,
+        reason: str,
+        oid: ber.Oid,
+        value: int,
+        user: LocalUser | None = None,
+        level: int = 1,
+    ) -> Rejected:
+        if not frame.reportable:
+            return Rejected(reason, None)
+        pdu = messages.report_pdu(frame.request_id, oid, value)
+        return Rejected(reason, self.seal(frame, user, level, self.engine_id, b"", pdu))
+
+    def report(self, frame: V3Frame, secured: Secured, request_id: int, oid: ber.Oid, value: int) -> bytes:
+        """A Report at the level of the message that it is about (RFC 3412 section 7.1.3)."""
+        pdu = messages.report_pdu(request_id, oid, value)
+        return self.seal(frame, secured.user, secured.level, self.engine_id, secured.scoped.context, pdu)
+
+    def budget(self, frame: V3Frame, secured: Secured) -> int:
+        """Octets that a Response-PDU may have so that its message fits the originator and this engine."""
+        level, user = secured.level, secured.user
+        room = pdus.inner_room(min(frame.max_size, self.max_size))
+        room -= len(messages.v3_header(frame.message_id, self.max_size, 0))
+        # boots and time as large as they may get, so that the size never depends on the moment
+        parameters = self._parameters(user, level, MAX_BOOTS, 0x7FFFFFFF, bytes(8))[0]
+        room -= len(parameters)
+        if level == 3:
+            room = pdus.inner_room(room)
+        return pdus.inner_room(room) - len(
+            messages.scoped_head(secured.scoped.context_engine_id, secured.scoped.context)
+        )
+
+    def seal(
+        self,
+        frame: V3Frame,
+        user: LocalUser | None,
+        level: int,
+        context_engine_id: bytes,
+        context: bytes,
+        pdu: bytes,
+    ) -> bytes:
+        """A whole message that answers `frame`, at `level`."""
+        boots, seconds = self.boots, self.engine_time
+        self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
+        salt = self._salt.to_bytes(8, "big")
+        scoped = ber.tlv(ber.SEQUENCE, messages.scoped_head(context_engine_id, context) + pdu)
+        if level == 3 and user is not None:
+            sealer = Cipher(
+                algorithms.AES(user.priv_key), CFB(struct.pack(">II", boots, seconds) + salt)
+            ).encryptor()
+            scoped = ber.tlv(ber.OCTET_STRING, sealer.update(scoped) + sealer.finalize())
+        parameters, auth_from_end = self._parameters(user, level, boots, seconds, salt)
+        head = messages.v3_header(frame.message_id, self.max_size, (0, 0, 1, 3)[level])
+        message = ber.tlv(ber.SEQUENCE, head + parameters + scoped)
+        if level == 1 or user is None:
+            return message
+        name, size = AUTH[user.auth]
+        at = len(message) - len(scoped) - auth_from_end
+        digest = hmac.digest(user.auth_key, message, name)[:size]
+        return message[:at] + digest + message[at + size :]
+
+    def _parameters(
+        self, user: LocalUser | None, level: int, boots: int, seconds: int, salt: bytes
+    ) -> tuple[bytes, int]:
+        """msgSecurityParameters with a blank digest, and how far before its end the digest starts."""
+        size = AUTH[user.auth][1] if user is not None and level >= 2 else 0
+        priv = ber.tlv(ber.OCTET_STRING, salt if level == 3 else b"")
+        content = b"".join(
+            (
+                ber.tlv(ber.OCTET_STRING, self.engine_id),
+                ber.integer(boots),
+                ber.integer(seconds),
+                ber.tlv(ber.OCTET_STRING, user.name if user is not None else b""),
+                ber.tlv(ber.OCTET_STRING, bytes(size)),
+                priv,
+            )
+        )
+        return ber.tlv(ber.OCTET_STRING, ber.tlv(ber.SEQUENCE, content)), len(priv) + size
+
+
+# -- keys ---------------------------------------------------------------------------------------------------
+
+
+def localize(user: User, engine_id: bytes) -> LocalUser:
+    """A configured user with keys for this engine. Raises UsmError."""
+    auth_key = priv_key = b""
+    if user.auth_key is not None:
+        name = AUTH[user.auth][0]
+        secret = user.auth_key.reveal()
+        auth_key = secret if user.localized else localized_key(secret, engine_id, name)
+        if user.localized and len(auth_key) != hashlib.new(name).digest_size:
+            raise UsmError(
+                f"user {user.name!r}: a localized {user.auth} key has other than {len(auth_key)} octets"
+            )
+    if user.priv_key is not None:
+        name, size = AUTH[user.auth][0], PRIV[user.priv]
+        secret = user.priv_key.reveal()
+        priv_key = secret if user.localized else extended(localized_key(secret, engine_id, name), size, name)
+        if len(priv_key) < size:
+            raise UsmError(f"user {user.name!r}: a localized {user.priv} key needs {size} octets")
+        priv_key = priv_key[:size]
+    return LocalUser(user.name.encode(), user.auth, user.priv, auth_key, priv_key)
+
+
+def localized_key(password: bytes, engine_id: bytes, name: str) -> bytes:
+    """Password to key and key to localized key (RFC 3414 appendix A.2, section 2.6)."""
+    repeats = 1048576 // len(password) + 1
+    master = hashlib.new(name, (password * repeats)[:1048576]).digest()
+    return hashlib.new(name, master + engine_id + master).digest()
+
+
+def extended(key: bytes, size: int, name: str) -> bytes:
+    """A localized key made long enough (draft-blumenthal-aes-usm-04 section 3.1.2.1)."""
+    while len(key) < size:
+        key += hashlib.new(name, key).digest()
+    return key[:size]
