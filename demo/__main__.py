@@ -197,6 +197,7 @@ def what_to_try(inside: Inside, agent: OurAgent, ground: Ground, manager: Manage
     ipsec = tunnel_index(manager, f"{IPSEC_TUNNEL}.51") or "1"
     ike = tunnel_index(manager, f"{IKE_TUNNEL}.35") or "1"
     a, b = inside["sockets"]
+    swanctl = find_tool("swanctl") or "swanctl"
     by_hand = ""
     if ground is not Ground.MEMORY:
         near, far = inside["lans"]
@@ -227,8 +228,8 @@ def what_to_try(inside: Inside, agent: OurAgent, ground: Ground, manager: Manage
         + headed(
             "The gateways themselves (strongSwan's swanctl, or our ipsecctl):",
             [
-                f"swanctl --list-sas --uri unix://{a}",
-                f"swanctl --rekey --child lan --uri unix://{b}",
+                f"{swanctl} --list-sas --uri unix://{a}",
+                f"{swanctl} --rekey --child lan --uri unix://{b}",
                 f"{BIN / 'ipsecctl'} --socket {a} list-sas",
             ],
         )

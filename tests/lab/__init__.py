@@ -7,3 +7,9 @@ gateways, ready to use; `policy` what happens to a test whose tool is missing.
 
 The demo and the benches are built on the same modules.
 """
+
+import os
+
+# An ordinary user's PATH often lacks where Debian keeps swanctl, tcpdump and sysctl.
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}".lstrip(":")

@@ -35,12 +35,13 @@ class NetnsError(RuntimeError):
 
 
 def start_time(pid: int) -> str | None:
-    """Field 22 of /proc/PID/stat (start time in clock ticks), None when there is no such process."""
+    """Field 22 of /proc/PID/stat (start time in clock ticks), None when there is no such living process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return text.rpartition(")")[2].split()[19]
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
 
 
 OWNER = f"{PREFIX}.{os.getpid()}.{start_time(os.getpid())}"

@@ -28,8 +28,6 @@ PACKAGE_OF = {
 }
 # Tools that are not on the PATH.
 PLACE_OF = {"charon": "/usr/lib/ipsec/charon"}
-# PATH of an ordinary user often lacks these.
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def find_tool(name: str) -> str | None:
@@ -37,7 +35,7 @@ def find_tool(name: str) -> str | None:
     place = PLACE_OF.get(name)
     if place is not None:
         return place if os.access(place, os.X_OK) else None
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
+    return shutil.which(name)
 
 
 @cache
