@@ -130,14 +130,21 @@ RULES = (
     rule("ipsecstack.io", "ipsecstack", third="pyroute2"),
     # The composition root and the command lines start the loop that io runs on.
     rule("ipsecstack.daemon", "ipsecstack"),
-    rule("ipsecstack.cli", "ipsecstack", third="vici"),
+    rule("ipsecstack.cli", "ipsecstack", third="vici pyroute2"),
     rule("ipsecstack", "ipsecstack", no_stdlib=NETWORK),
     rule("agent.tables", "agent.smi", "agent.gateway", no_stdlib=SOCKETS),
     rule("agent.gateway", no_stdlib=SOCKETS),
     rule("agent.smi", third="pysnmp pyasn1 mibs", no_stdlib=SOCKETS),
     rule("agent.sources", "agent.gateway", third="vici pyroute2"),
     rule("agent.policy", "agent.gateway", "agent.smi", no_stdlib=SOCKETS),
-    rule("agent.engine", "agent.smi", third="pysnmp pyasn1 cryptography mibs"),
+    # The engine's own counters are its one table.
+    rule(
+        "agent.engine",
+        "agent.smi",
+        "agent.config",
+        "agent.tables.snmpv2_mib",
+        third="pysnmp pyasn1 cryptography mibs",
+    ),
     rule("agent", "agent", third="pysnmp pyasn1 vici pyroute2 mibs"),
     rule("mibs", "mibs", third="pysmi"),
 )
