@@ -1,0 +1,180 @@
+"""UDP and raw sockets of the loopback: sorting, batches, addresses, errors with a cure."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import select
+import socket
+import time
+
+import pytest
+
+from ipsecstack.dataplane.base import EspDatagrams
+from ipsecstack.io.errors import NetworkError, advice
+from ipsecstack.io.raw import RawEspSocket
+from ipsecstack.io.sockets import IkeDatagram, address_of, sockaddr_of
+from ipsecstack.io.udp import UdpSocket
+from ipsecstack.ipsec.sa import Address
+
+LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
+OTHER = ipaddress.IPv4Address("127.0.0.9")
+
+
+def collect(sock, packets: int, timeout: float = 3.0) -> list:
+    """What arrives until ``packets`` packets and messages are there; views are copied."""
+    found: list = []
+    count = 0
+    end = time.monotonic() + timeout
+    while count < packets and time.monotonic() < end:
+        select.select([sock], [], [], 0.1)
+        for item in sock.receive():
+            if isinstance(item, EspDatagrams):
+                item.packets = [bytes(packet) for packet in item.packets]
+                count += len(item.packets)
+            else:
+                count += 1
+            found.append(item)
+    return found
+
+
+@pytest.fixture
+def sockets():
+    with contextlib.ExitStack() as stack:
+
+        def make(**options) -> UdpSocket:
+            sock = UdpSocket(options.pop("family", socket.AF_INET), options.pop("port", 0), **options)
+            stack.callback(sock.close)
+            return sock
+
+        yield make
+
+
+def test_port_500_is_all_ike(sockets) -> None:
+    receiver, sender = sockets(nat_t=False), sockets(nat_t=False)
+    sender.send(bytes(4) + b"message", Address(OTHER, 0), Address(LOOPBACK, receiver.port))
+    (item,) = collect(receiver, 1)
+    # The sender's address is the one that was asked for, the receiver's the one that was written to.
+    assert item == IkeDatagram(
+        bytes(4) + b"message", Address(LOOPBACK, receiver.port), Address(OTHER, sender.port)
+    )
+    # And the answer leaves from there: the way back ends where the message came from.
+    receiver.send(b"answer", item.local, item.remote)
+    (answer,) = collect(sender, 1)
+    assert answer == IkeDatagram(b"answer", item.remote, item.local)
+
+
+def test_port_4500_tells_ike_esp_and_keepalives_apart(sockets) -> None:
+    receiver, sender = sockets(nat_t=True), sockets(nat_t=True)
+    here, there = Address(LOOPBACK, sender.port), Address(LOOPBACK, receiver.port)
+    esp = [bytes((1, 2, 3, 4)) + bytes((n,)) * 20 for n in range(3)]
+    for data in (
+        b"\xff",
+        bytes(4) + b"ike",
+        esp[0],
+        esp[1],
+        b"\x01\x02",
+        bytes(4) + b"more",
+        b"",
+        b"\xff\xff",
+        esp[2],
+    ):
+        sender.send(data, here, there)
+    items = collect(receiver, 5)
+    assert [type(item).__name__ for item in items] == [
+        "IkeDatagram", "EspDatagrams", "IkeDatagram", "EspDatagrams",
+    ]  # fmt: skip
+    assert (items[0].data, items[2].data) == (b"ike", b"more")
+    assert items[1].packets == esp[:2]
+    assert items[3].packets == esp[2:]
+    assert (items[1].local, items[1].remote, items[1].encapsulated) == (there, here, True)
+    assert receiver.keepalives == 1
+    assert receiver.malformed == 3
+
+
+@pytest.mark.parametrize("family,host", [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_esp_batches(sockets, family: int, host: str) -> None:
+    """Equal runs (which the kernel may segment and coalesce), shorter ends, mixed sizes: all arrive in order."""
+    with contextlib.suppress(NetworkError):
+        probe = UdpSocket(family, 0, nat_t=True)
+        probe.close()
+        receiver, sender = sockets(family=family, nat_t=True), sockets(family=family, nat_t=True)
+        address = ipaddress.ip_address(host)
+        sizes = [1200] * 70 + [300] + [64] * 5 + [900, 1000, 1000, 20]
+        packets: list[bytes | memoryview] = [
+            bytes((9, 9, 9, 9)) + i.to_bytes(4, "big") + os.urandom(n - 8) for i, n in enumerate(sizes)
+        ]
+        batch = EspDatagrams(
+            Address(address, sender.port), Address(address, receiver.port), True, packets, 0xB9
+        )
+        assert sender.send_esp(batch) == len(packets)
+        items = collect(receiver, len(packets))
+        assert [packet for item in items for packet in item.packets] == packets
+        assert {item.ecn for item in items} == {0xB9}
+        assert {item.remote for item in items} == {Address(address, sender.port)}
+        return
+    pytest.skip("no IPv6 on this host")
+
+
+def test_runs_of_equal_packets(sockets) -> None:
+    sock = sockets(nat_t=True)
+    assert sock._run([b"a" * 100] * 3 + [b"b" * 50, b"c" * 100], 0) == 4
+    assert sock._run([b"a" * 100, b"b" * 101], 0) == 1
+    assert sock._run([b"a" * 1400] * 100, 0) == 46  # 65507 octets at most
+    assert sock._run([b"a" * 100] * 100, 10) == 64
+    sock._can_segment = False
+    assert sock._run([b"a" * 100] * 3, 0) == 1
+
+
+def test_without_segmentation_everything_arrives_too(sockets) -> None:
+    receiver, sender = sockets(nat_t=True), sockets(nat_t=True)
+    sender._can_segment = False
+    packets: list[bytes | memoryview] = [bytes((1, 1, 1, 1)) + bytes(96)] * 20
+    here, there = Address(LOOPBACK, sender.port), Address(LOOPBACK, receiver.port)
+    assert sender.send_esp(EspDatagrams(here, there, True, packets)) == 20
+    assert sum(len(item.packets) for item in collect(receiver, 20)) == 20
+
+
+def test_a_port_in_use(sockets) -> None:
+    first = sockets(nat_t=False)
+    with pytest.raises(
+        NetworkError, match=r"cannot open UDP port \d+: .* another IKE daemon has it: stop it"
+    ):
+        UdpSocket(socket.AF_INET, first.port, nat_t=False)
+
+
+def test_a_local_address_that_is_not_ours(sockets) -> None:
+    sender = sockets(nat_t=False)
+    foreign = Address(ipaddress.IPv4Address("192.0.2.77"), sender.port)
+    with pytest.raises(OSError, match=r".") as caught:
+        sender.send(b"x", foreign, Address(LOOPBACK, 9))
+    assert "local" in advice(caught.value)
+
+
+def test_native_esp() -> None:
+    try:
+        sender, receiver = RawEspSocket(socket.AF_INET), RawEspSocket(socket.AF_INET)
+    except NetworkError as error:
+        pytest.skip(str(error))
+    packets: list[bytes | memoryview] = [
+        b"\x77\x77\x77\x77" + n.to_bytes(4, "big") + bytes(24) for n in range(5)
+    ]
+    batch = EspDatagrams(Address(OTHER), Address(LOOPBACK), False, packets, 0x20)
+    try:
+        assert sender.send_esp(batch) == 5
+        items = [item for item in collect(receiver, 5) if item.packets[0][:4] == b"\x77" * 4]
+        assert [packet for item in items for packet in item.packets] == packets
+        assert items[0].local == Address(LOOPBACK)
+        assert items[0].remote == Address(OTHER)
+        assert (items[0].ecn, items[0].encapsulated) == (0x20, False)
+    finally:
+        sender.close()
+        receiver.close()
+
+
+def test_link_local_addresses_keep_their_interface() -> None:
+    address = address_of(("fe80::1%lo", 500, 0, 1))
+    assert address.host == ipaddress.IPv6Address("fe80::1%1")
+    assert sockaddr_of(address) == ("fe80::1", 500, 0, 1)
+    assert sockaddr_of(Address(ipaddress.IPv6Address("2001:db8::1"), 4500)) == ("2001:db8::1", 4500, 0, 0)
