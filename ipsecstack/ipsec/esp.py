@@ -92,13 +92,17 @@ class EspTransform:
 
         ``random(n)`` gives n octets for IVs that must be unpredictable; a counter IV is the sequence number.
         """
-        header = _HEADER.pack(self.spi, sequence_number & _LOW)
         iv = sequence_number.to_bytes(8, "big") if self._iv_counter else random(self.iv_octets)
         size = len(payload) + tfc
         plaintext = bytes(payload) + bytes(tfc) + trailer(-(size + 2) % self.align, next_header)
-        if not self.mac_octets:
-            return header + iv + self.cipher.seal(iv, self.aad(sequence_number), plaintext)
-        packet = header + iv + self.cipher.seal(iv, b"", plaintext)
+        return self.protect(plaintext, iv, sequence_number)
+
+    def protect(self, plaintext: bytes, iv: bytes, sequence_number: int) -> bytes:
+        """The ESP packet of payload, padding and trailer with this IV: encryption and ICV alone."""
+        head = _HEADER.pack(self.spi, sequence_number & _LOW) + iv
+        if self.aead:
+            return head + self.cipher.seal(iv, self.aad(sequence_number), plaintext)
+        packet = head + self.cipher.seal(iv, b"", plaintext)
         return packet + self.mac.sign(packet, self._seqh(sequence_number))
 
     def open(self, packet: Buffer, sequence_number: int) -> tuple[bytes, int]:
@@ -125,11 +129,6 @@ class EspTransform:
         except EspFormatError as error:
             raise PaddingError(str(error)) from None
         return plaintext[:end], plaintext[-1]
-
-    @property
-    def mac_octets(self) -> int:
-        """Octets of the separate ICV, 0 with an AEAD."""
-        return 0 if self.aead else self.icv_octets
 
     def _seqh(self, sequence_number: int) -> bytes:
         """The high half of an extended number, authenticated but not sent (RFC 4303 §2.2.1)."""

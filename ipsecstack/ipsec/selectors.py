@@ -118,7 +118,7 @@ class TrafficSelector:
             raise SelectorError(f"{text!r}: {error}") from None
         protocol, low_port, high_port = 0, 0, 65535
         if match["spec"]:
-            proto_text, _, port_text = match["spec"].partition("/")
+            proto_text, _, port_text = match["spec"].lower().partition("/")
             protocol = _number(proto_text, _PROTOCOL_NUMBERS, 255, text)
             if port_text == "opaque":
                 low_port, high_port = 65535, 0

@@ -1,0 +1,44 @@
+"""The replay window against a plain model: a set of the numbers that were seen."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipsecstack.ipsec.replay import ReplayWindow
+
+
+@given(
+    st.sampled_from([1, 3, 32, 64, 1024]),
+    st.booleans(),
+    st.integers(0, 2**34),
+    st.lists(st.integers(-80, 80), max_size=120),
+)
+def test_window_is_a_set_of_recent_numbers(size: int, esn: bool, start: int, steps: list[int]) -> None:
+    window = ReplayWindow(size, esn)
+    limit = 2**64 - 1 if esn else 2**32 - 1
+    start = min(start, limit - 1)
+    if start:
+        window.accept(start)
+    seen = {0, start}
+    for step in steps:
+        number = window.top + step
+        expected = (
+            0 < number <= limit and number not in seen and (number > max(seen) or max(seen) - number < size)
+        )
+        assert window.fresh(number) == expected
+        if expected:
+            window.accept(number)
+            seen.add(number)
+            assert not window.fresh(number)
+        assert window.top == max(seen)
+
+
+@given(st.sampled_from([0, 32, 64, 1000]), st.integers(0, 2**40), st.integers(-900, 2**31 - 1))
+def test_high_half_is_found(size: int, top: int, distance: int) -> None:
+    """Any number inside the window, or less than 2^32 - size ahead, is reconstructed from its low half."""
+    window = ReplayWindow(size, esn=True)
+    window.top = top
+    number = top + max(distance, -((size or 2**31) - 1))
+    if 0 <= number < 2**64:
+        assert window.sequence_number(number & 0xFFFFFFFF) == number
