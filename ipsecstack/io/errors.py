@@ -14,13 +14,13 @@ def advice(error: OSError) -> str:
     if error.errno in (errno.ENOBUFS, errno.ENOMEM):
         return "the kernel has no buffers left; lower the load or raise net.core.wmem_max"
     if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
-        return "check the route to the peer and that the local address is up"
+        return "check the route to the peer, and that local_addrs names an address of this host"
     if error.errno in (errno.EPERM, errno.EACCES):
         return "a packet filter or a missing capability forbids it; check nftables and CAP_NET_ADMIN"
     if error.errno == errno.EMSGSIZE:
         return "the packet is larger than the path takes; check the MTU of the device and of the path"
     if error.errno == errno.EINVAL:
-        return "the local address is not one of this host; check local_addrs"
+        return "check that local_addrs names an address of this host"
     return "the socket is opened again"
 
 
