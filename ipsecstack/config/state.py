@@ -201,7 +201,7 @@ def _read_certificates(base: Path, warn: Warn) -> tuple[CertificateFile, ...]:
 
 
 def _looks_like(data: bytes, label: bytes) -> bool:
-    """PEM with that label, or something that may be DER: what else lies in a folder (a README, a serial) is no error."""
+    """PEM with that label, or what may be DER: other files in a folder (a README, a serial) are no error."""
     return (b"-----BEGIN" in data and label in data) or data[:1] == b"\x30"
 
 
