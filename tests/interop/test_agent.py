@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from lab import traffic
@@ -15,7 +16,7 @@ from lab.gateway import ChildSa, Gateway
 from lab.ours import OurAgent
 from lab.policy import require_tool
 from lab.process import wait_until
-from lab.snmp import SnmpError, Value
+from lab.snmp import Snmp, SnmpError, Value
 from lab.swanconf import Child, Tunnel
 from lab.topology import WAN6, Pair, pair
 
@@ -146,6 +147,7 @@ def test_esp_tables_show_the_gateways_sas(lab: tuple[Pair, OurAgent]) -> None:
         out = outbound[f"{inet_index(sa.raw['remote-host'])}.{int(child.spis[1], 16)}"]
         for got in (row, out):
             assert got[5].value == 2, "the creator is IKE"
+            assert got[6].value == 3, "in UDP, as strongSwan's userspace ESP always is"
             assert (got[7].value, got[8].value) == (encr, encr_bits)
             assert (got[9].value, got[10].value) == (auth, auth_bits)
         if made.a.kind == "ours":
@@ -423,10 +425,6 @@ def test_readers_may_not_write(lab: tuple[Pair, OurAgent]) -> None:
 
 def test_strangers_get_no_answer(lab: tuple[Pair, OurAgent]) -> None:
     _, agent = lab
-    from dataclasses import replace
-
-    from lab.snmp import Snmp
-
     stranger = Snmp(agent.snmp.target, agent.snmp.namespace, ("-v2c", "-c", "public"), timeout=0.3, retries=0)
     assert not stranger.answers()
     forger = replace(agent.access, auth_password="not the password")
