@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cryptography.exceptions import InvalidTag as InvalidTag  # what a bare ``AeadCipher.aead`` raises
+
 
 class CryptoError(Exception):
     """Base of everything this package raises on purpose."""
