@@ -142,6 +142,8 @@ def ipsecstackd(argv: Sequence[str] | None = None) -> int:
         asyncio.run(serve())
     except StartupError as error:
         return _fail(str(error), FAILED)
+    except ConfigError as error:
+        return _fail(str(error), BAD_USAGE)
     return OK
 
 

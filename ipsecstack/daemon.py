@@ -39,7 +39,7 @@ from ipsecstack.logs import DaemonLog
 from ipsecstack.stack import Stack
 from ipsecstack.version import version
 from ipsecstack.vici.server import DaemonInfo, ViciServer
-from ipsecstack.vici.transport import ViciListener
+from ipsecstack.vici.transport import SocketError, ViciListener
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +79,20 @@ class Daemon:
         self._hurry = asyncio.Event()
         self._undo: list[Callable[[], None]] = []
         self._exporter: KeyExport | None = None
+        self._listener: ViciListener | None = None
 
     async def run(self) -> None:
-        """Serve until a signal or ``stop`` ends it. Raises StartupError when it cannot start."""
+        """Serve until a signal or ``stop`` ends it. Raises StartupError or ConfigError when it cannot start."""
         try:
             await self._start()
             await self._stop.wait()
             await self._shut_down()
-        except (NetworkError, DataPlaneError, ConfigError) as error:
+        except (NetworkError, DataPlaneError, SocketError) as error:
             raise StartupError(str(error)) from None
         finally:
+            if self._listener is not None:
+                with contextlib.suppress(OSError):
+                    await self._listener.stop()
             for undo in reversed(self._undo):
                 try:
                     undo()
@@ -173,16 +177,9 @@ class Daemon:
         self._log.forward = self.vici.log
         self._undo.append(self._stop_forwarding)
         self.reload()
-        try:
-            self.listener = await ViciListener.start(
-                self.vici, settings.socket, group=settings.group, clock=loop.time
-            )
-        except (OSError, LookupError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise StartupError(
-                f"cannot serve VICI at {settings.socket}: {reason}; "
-                f"check its folder and group, or choose another --socket"
-            ) from None
+        self._listener = await ViciListener.start(
+            self.vici, settings.socket, group=settings.group, clock=loop.time
+        )
 
     def _stop_forwarding(self) -> None:
         self._log.forward = None
@@ -287,18 +284,19 @@ class Daemon:
     def reload(self) -> str:
         """Read the configuration again and apply the difference; what was done. Raises ConfigError, and then
         everything is as it was."""
-        report = self.applier.reload(asyncio.get_running_loop().time())
+        state = load_file(self._settings.config)
+        report = self.applier.apply(state, asyncio.get_running_loop().time())
         for warning in report.warnings:
             log.warning("%s", warning)
         log.info("%s: %s", self._settings.config, report)
+        if state.options != self._settings.file_options:
+            log.warning("the ipsecstackd section has changed: restart to apply it")
         return str(report)
 
     def _reload_by_signal(self) -> None:
         systemd.notify("RELOADING=1")
         try:
             self.reload()
-            if load_file(self._settings.config).options != self._settings.file_options:
-                log.warning("the ipsecstackd section has changed: restart to apply it")
             self.driver.advance()
         except ConfigError as error:
             log.error("not reloaded, everything is as it was: %s", error)
@@ -319,8 +317,6 @@ class Daemon:
         left = len(self.endpoint.ike_sas())
         if left:
             log.warning("%d IKE SAs ended without an answer of their peers", left)
-        with contextlib.suppress(OSError):
-            await self.listener.stop()
         log.info("stopped")
 
 
