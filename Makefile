@@ -67,6 +67,10 @@ $(STAMPS)/dev: $(STAMPS)/run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@
 
+# Compiled modules that somebody removed are made again, whatever the stamp says.
+ifeq ($(wildcard mibs/compiled/*),)
+.PHONY: $(STAMPS)/mibs
+endif
 $(STAMPS)/mibs: $(MIB_SOURCES) $(STAMPS)/run
 	@echo "make: compiling the MIB modules"
 	@$(BIN)/python -m mibs.build

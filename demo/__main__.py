@@ -213,7 +213,7 @@ def what_to_try(inside: Inside, agent: OurAgent, ground: Ground, manager: Manage
         headed(
             "Look (SNMP, read-only):",
             [
-                f"snmpwalk {reader} {names} {target} cipSecTunnelTable",
+                f"snmpwalk {reader} {names} {target} CISCO-IPSEC-FLOW-MONITOR-MIB::cipSecTunnelTable",
                 f"snmpwalk {reader} {names} {target} IPSEC-SA-MON-MIB::saTables",
                 f"snmpget {reader} {target} {IPSEC_TUNNEL}.27.{ipsec} {IPSEC_TUNNEL}.40.{ipsec}",
             ],
