@@ -15,6 +15,7 @@ from typing import Any
 _COMMENT_OR_TEXT = re.compile(r'"[^"]*"|--[^\n]*')
 _MACRO = re.compile(r"^\s*([A-Z][A-Z0-9-]*)\s+MACRO\b", re.MULTILINE)
 
+
 CLAUSE_MACROS = {
     "moduleIdentityClause": "MODULE-IDENTITY",
     "objectIdentityClause": "OBJECT-IDENTITY",
@@ -26,6 +27,13 @@ CLAUSE_MACROS = {
     "agentCapabilitiesClause": "AGENT-CAPABILITIES",
 }
 """The clauses that define a name, and the macro that each uses."""
+
+
+def _definition(name: str) -> re.Pattern[str]:
+    """Matches where a name is defined: before a macro or '::='; not where a SEQUENCE lists it with its type."""
+    macros = "|".join(CLAUSE_MACROS.values())
+    follows = rf"(?:{macros})(?![\w-])|OBJECT\s+IDENTIFIER\s*::=|::="
+    return re.compile(rf"^[ \t]*{re.escape(name)}(?![\w-])\s*(?={follows})", re.MULTILINE)
 
 
 @dataclass(frozen=True, order=True)
@@ -99,21 +107,15 @@ class Source:
         return _COMMENT_OR_TEXT.sub(lambda m: re.sub(r"[^\n]", " ", m.group()), self.text)
 
     def line_of(self, name: str, occurrence: int = 1) -> int:
-        """The line that defines a name: where it begins a line (1-based; 0 when it does not).  The occurrence counts
-        definitions of the same name."""
-        pattern = re.compile(
-            rf"^[ \t]*{re.escape(name)}(?![\w-])(?=\s+(?:OBJECT|[A-Z]|::=)|\s*::=)", re.MULTILINE
-        )
-        return self._line(pattern.finditer(self._code), occurrence)
+        """The line that defines a name (1-based; 0 when none does).  The occurrence counts its definitions."""
+        return self._line(_definition(name).finditer(self._code), occurrence)
 
     def line_of_use(self, word: str, after: str = "") -> int:
         """The line of the first use of a word after the definition of a name (or after the file's beginning)."""
-        start = 0
-        if after:
-            pattern = re.compile(rf"^[ \t]*{re.escape(after)}(?![\w-])\s+[A-Z:]", re.MULTILINE)
-            found = pattern.search(self._code)
-            start = found.end() - 1 if found else 0
-        use = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])").search(self._code, start)
+        found = _definition(after).search(self._code) if after else None
+        use = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])").search(
+            self._code, found.end() if found else 0
+        )
         return self._code.count("\n", 0, use.start()) + 1 if use else self.line_of(after) if after else 0
 
     def _line(self, matches: Iterator[re.Match[str]], occurrence: int) -> int:
