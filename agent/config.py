@@ -169,7 +169,8 @@ def parse_config(text: str, path: Path) -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        line = f":{where[1]}" if where else ""
+        # without a position it is 'at end of document'
+        line = f":{where[1]}" if where else f":{max(1, len(text.splitlines()))}"
         raise ConfigError(f"{path}{line}: not TOML: {error}") from None
     return _Reader(text, path).config(data)
 
