@@ -37,6 +37,14 @@ ID_IPV4_ADDR, ID_FQDN, ID_RFC822_ADDR, ID_IPV6_ADDR, ID_DER_ASN1_DN = 1, 2, 3, 5
 MAX_CHAIN = 8
 _MAX_TRIES = 64  # candidate issuers looked at, so that cross-signed loops end
 
+_PARSE_ERRORS = (
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
 _HANDLED_CRITICAL = {
     x509.BasicConstraints.oid,
     x509.KeyUsage.oid,
@@ -58,10 +66,16 @@ def load_certificates(data: bytes) -> list[Certificate]:
     """Every certificate of a PEM text, or the one of a DER blob; CertificateError when there is none."""
     try:
         if b"-----BEGIN" in data:
-            return x509.load_pem_x509_certificates(data)
-        return [x509.load_der_x509_certificate(data)]
-    except ValueError as error:
+            found = x509.load_pem_x509_certificates(data)
+        else:
+            found = [x509.load_der_x509_certificate(data)]
+        for certificate in found:
+            # cryptography parses these when they are first asked for: ask now, so that nobody meets an error later.
+            _ = certificate.subject, certificate.issuer
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.extensions
+    except _PARSE_ERRORS as error:
         raise CertificateError(f"not a certificate in PEM or DER: {_first_line(error)}") from None
+    return found
 
 
 def load_certificate(data: bytes) -> Certificate:
@@ -163,7 +177,7 @@ def identities(certificate: Certificate) -> tuple[CertificateIdentity, ...]:
         found.append(CertificateIdentity(ID_DER_ASN1_DN, der, dn_text(certificate.subject)))
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+    except (x509.ExtensionNotFound, *_PARSE_ERRORS):
         return tuple(found)
     for name in names:
         if isinstance(name, x509.DNSName):
@@ -308,7 +322,7 @@ class _Search:
             )
         try:
             critical = [e.oid for e in certificate.extensions if e.critical]
-        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        except _PARSE_ERRORS as error:
             raise CertificateError(f'extensions of "{name}" are malformed: {_first_line(error)}') from None
         for oid in critical:
             if oid not in _HANDLED_CRITICAL:
