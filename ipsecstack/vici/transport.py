@@ -12,9 +12,11 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ipsecstack.vici.server import ViciServer
-from ipsecstack.vici.session import Session
+if TYPE_CHECKING:  # ipsecctl uses this module too and should start fast
+    from ipsecstack.vici.server import ViciServer
+    from ipsecstack.vici.session import Session
 
 log = logging.getLogger(__name__)
 
