@@ -80,7 +80,7 @@ class Rule:
             "family": AF_INET if self.version == 4 else AF_INET6,
             "priority": self.priority,
             "action": self.action,
-            "FRA_PROTOCOL": PROTOCOL,
+            "protocol": PROTOCOL,
         }
         if self.table:
             out["table"] = self.table
@@ -93,7 +93,7 @@ class Rule:
         if self.iif:
             out["iifname"] = self.iif
         if self.suppress_default:
-            out["FRA_SUPPRESS_PREFIXLEN"] = 0
+            out["suppress_prefixlen"] = 0
         return out
 
 
@@ -135,6 +135,7 @@ class RouteTable:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._ipr: Any = None
         self._index = 0
+        self._closed = False
         try:
             self._call(lambda: self._open(mtu))
         except BaseException:
@@ -254,7 +255,10 @@ class RouteTable:
         _tolerate(lambda: self._ipr.rule(command, **rule.arguments()), ignore)
 
     def close(self) -> None:
-        """Remove the rules; the routes go with the device."""
+        """Remove the rules; the routes go with the device. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
 
         def work() -> None:
             if self._ipr is None:
@@ -287,17 +291,9 @@ def _tolerate(work: Callable[[], object], code: int | None) -> None:
 def _as_found(rule: Any) -> dict[str, Any]:
     """The arguments that delete a rule as the kernel listed it."""
     out: dict[str, Any] = {"family": rule["family"], "action": rule["action"]}
-    for name, value in rule["attrs"]:
-        if name in (
-            "FRA_PRIORITY",
-            "FRA_TABLE",
-            "FRA_FWMARK",
-            "FRA_FWMASK",
-            "FRA_GOTO",
-            "FRA_IIFNAME",
-            "FRA_PROTOCOL",
-        ):
-            out[name] = value
-        elif name == "FRA_SRC":
-            out["src"], out["src_len"] = value, rule["src_len"]
+    for name in ("PRIORITY", "TABLE", "FWMARK", "FWMASK", "GOTO", "IIFNAME", "PROTOCOL"):
+        if value := rule.get_attr(f"FRA_{name}"):
+            out[name.lower()] = value
+    if rule["src_len"]:
+        out["src"], out["src_len"] = rule.get_attr("FRA_SRC"), rule["src_len"]
     return out

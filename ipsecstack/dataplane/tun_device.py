@@ -51,6 +51,8 @@ class TunDevice:
         """The packets that wait in the device, at most ``limit``; none when it is down."""
         packets: list[bytes] = []
         append, read, fd = packets.append, os.read, self.fd
+        if fd < 0:
+            return packets
         try:
             for _ in range(limit):
                 append(read(fd, _LARGEST_PACKET))
