@@ -64,8 +64,8 @@ class Feed:
         if self.source.status is not SourceStatus.UP:
             self.source.status = SourceStatus.UP
             self.source.up_since = self.gateway.clock()
+            self.source.connected_wall = self.gateway.wall_clock()
             self.source.connects += 1
-            self.source.last_error = ""
             self._everything_changed()
         self.gateway.changed("source")
 
@@ -75,6 +75,7 @@ class Feed:
         self.source.poll_failures += 1
         if self.source.status is SourceStatus.UP:
             self.source.status = SourceStatus.STALE
+            self.source.lost_wall = self.gateway.wall_clock()
             self.source.up_since = None
             self._everything_changed()
         self.gateway.changed("source")
@@ -338,8 +339,6 @@ class Feed:
         before = sa.record
         sa.record = record
         sa.serial = self._serial
-        if sa.tunnel.sa is sa:
-            sa.tunnel.record = record
         self._count_ike(sa, record)
         if (before.state, before.local_host, before.remote_host, before.remote_port) != (
             record.state,

@@ -109,15 +109,15 @@ class IndexRegistry:
     def changed(self) -> bool:
         return any(table.changed for table in self._tables.values())
 
-    def dump(self) -> str:
-        """JSON text of all numbers; `changed` is False afterwards."""
+    def dump(self) -> dict[str, object]:
+        """All numbers as a JSON document; `changed` is False afterwards."""
         tables = {name: [[list(k), n] for k, n in table.items()] for name, table in self._tables.items()}
         for table in self._tables.values():
             table.changed = False
-        return json.dumps({"format": FORMAT, "tables": tables}, ensure_ascii=True)
+        return {"format": FORMAT, "tables": tables}
 
     def load(self, text: str) -> None:
-        """Take over a dump. Raises ValueError when it is none."""
+        """Take over a dump's JSON text. Raises ValueError when it is none."""
         try:
             document = json.loads(text)
             if document["format"] != FORMAT:

@@ -75,7 +75,7 @@ class Rows:
         if not again:
             row.total_sas += 1
         row.sa = sa
-        row.record = sa.record
+        row.last = sa
         gateway.changed("ike", "tunnel")
 
     def ike_ended(self, sa: IkeSa, reason: str) -> None:

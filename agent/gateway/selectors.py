@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 IPAddress = IPv4Address | IPv6Address
 ANY_PORT = (0, 65535)
+PROTOCOL_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,21 @@ class Selector:
         return f"{where}[{what}]"
 
     @property
-    def port(self) -> int:
-        """The single port, or 0 where several (or any, or none) match: what the old MIBs have room for."""
-        return self.port_start if self.port_start == self.port_end else 0
+    def port(self) -> int | None:
+        """The single port, 0 for any; None for what one number cannot say: a range, or OPAQUE."""
+        if (self.port_start, self.port_end) == ANY_PORT:
+            return 0
+        return self.port_start if self.port_start == self.port_end else None
+
+    @property
+    def display(self) -> str:
+        """Text for people: as `text`, with the name of a common protocol."""
+        head, bracket, what = self.text.partition("[")
+        if not bracket:
+            return head
+        number, slash, ports = what.partition("/")
+        name = PROTOCOL_NAMES.get(self.protocol, number.rstrip("]"))
+        return f"{head}[{name}{slash}{ports}" if slash else f"{head}[{name}]"
 
     def covers(self, other: Selector) -> bool:
         """Whether everything that `other` matches is matched by this selector."""

@@ -61,6 +61,8 @@ class Source:
         self.epoch: str | None = None  # differs when the daemon was restarted
         self.last_contact: float | None = None
         self.up_since: float | None = None
+        self.connected_wall: float | None = None
+        self.lost_wall: float | None = None
         self.last_error = ""
         self.half_open: int | None = None
         self.polls = 0
@@ -78,6 +80,11 @@ class Source:
         self.ike_daemon = DaemonCounts()  # get-counters
         self.ipsec_daemon = DaemonCounts()  # stats, section ipsec
         self.ike_stats = DaemonCounts()  # stats, section ike
+
+    @property
+    def extended(self) -> bool:
+        """Whether the source gives what docs/vici.md adds, so that a key it omits is known to be nothing."""
+        return self.epoch is not None
 
     @property
     def trusted(self) -> bool:

@@ -91,7 +91,7 @@ class IkeTunnel:
         self.key = key
         self.index = index
         self.sa: IkeSa | None = None
-        self.record: IkeRecord | None = None  # what the last SA said
+        self.last: IkeSa | None = None  # the newest SA, also while down
         self.connection: ConnectionRecord | None = None
         self.totals: Counts = {}
         self.tunnels: set[Tunnel] = set()
@@ -100,6 +100,11 @@ class IkeTunnel:
         self.up_since: float | None = None
         self.started_wall: float | None = None
         self.base: Counts = {}  # totals when the tunnel went up
+
+    @property
+    def record(self) -> IkeRecord | None:
+        """What the newest SA said last."""
+        return self.last.record if self.last is not None else None
 
     @property
     def active(self) -> bool:

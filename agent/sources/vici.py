@@ -129,10 +129,10 @@ class ViciSource:
         """One look at everything that moves. Never two at a time: the caller waits for it."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        self.source.polls += 1
         stats = await session.request("stats")
         await self._list_sas(session, stats)
         await self._counters(session, stats)
-        self.source.polls += 1
         self.source.poll_seconds = loop.time() - begun
         self.feed.contact()
 
