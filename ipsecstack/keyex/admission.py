@@ -1,0 +1,113 @@
+"""What an endpoint does before it trusts anybody: cookies, limits of half-open IKE SAs, rates (RFC 7296 §2.6)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from enum import Enum
+
+from ipsecstack.ipsec.selectors import IPAddress
+from ipsecstack.keyex.base import Random
+from ipsecstack.keyex.options import Options
+
+
+class Decision(Enum):
+    """What to do with an IKE_SA_INIT request."""
+
+    ADMIT = "admit"
+    DEMAND_COOKIE = "demand a cookie"
+    DROP = "drop"
+
+
+class Cookies:
+    """Stateless cookies: a secret's number and HMAC-SHA-256(secret, Ni | address | SPIi)."""
+
+    def __init__(self, random: Random, lifetime: float, now: float) -> None:
+        self._random = random
+        self._lifetime = lifetime
+        self._made = now
+        self._number = 0
+        self._secrets = {0: random(32)}
+
+    def __repr__(self) -> str:
+        return "<Cookies>"
+
+    def make(self, nonce: bytes, host: IPAddress, spi_i: bytes, now: float) -> bytes:
+        """The cookie that this initiator has to send back."""
+        self._rotate(now)
+        return self._compute(self._number, nonce, host, spi_i)
+
+    def check(self, cookie: bytes, nonce: bytes, host: IPAddress, spi_i: bytes, now: float) -> bool:
+        """Whether we made this cookie for this request lately; constant time."""
+        self._rotate(now)
+        if len(cookie) != 33 or cookie[0] not in self._secrets:
+            return False
+        return hmac.compare_digest(cookie, self._compute(cookie[0], nonce, host, spi_i))
+
+    def _compute(self, number: int, nonce: bytes, host: IPAddress, spi_i: bytes) -> bytes:
+        mac = hmac.new(self._secrets[number], nonce + host.packed + spi_i, hashlib.sha256).digest()
+        return bytes((number,)) + mac
+
+    def _rotate(self, now: float) -> None:
+        if now - self._made < self._lifetime:
+            return
+        previous = self._secrets[self._number]
+        keep = {self._number: previous} if now - self._made < 2 * self._lifetime else {}
+        self._number = (self._number + 1) % 256
+        self._secrets = {**keep, self._number: self._random(32)}
+        self._made = now
+
+
+class RateLimit:
+    """A token bucket that holds one second's worth."""
+
+    def __init__(self, per_second: float, now: float) -> None:
+        self._rate = per_second
+        self._tokens = per_second
+        self._last = now
+
+    def allow(self, now: float) -> bool:
+        self._tokens = min(self._rate, self._tokens + (now - self._last) * self._rate)
+        self._last = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class HalfOpen:
+    """The half-open IKE SAs of responders, by IKE SA and by address."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._hosts: dict[int, IPAddress] = {}
+        self._per_host: Counter[IPAddress] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    def add(self, uniqueid: int, host: IPAddress) -> None:
+        if uniqueid not in self._hosts:
+            self._hosts[uniqueid] = host
+            self._per_host[host] += 1
+
+    def discard(self, uniqueid: int) -> None:
+        host = self._hosts.pop(uniqueid, None)
+        if host is not None:
+            self._per_host[host] -= 1
+            if not self._per_host[host]:
+                del self._per_host[host]
+
+    def decide(self, host: IPAddress) -> Decision:
+        """By the limits of the options; a cookie is asked for before anything is computed."""
+        options, total, here = self._options, len(self._hosts), self._per_host[host]
+        if options.init_limit_half_open and total >= options.init_limit_half_open:
+            return Decision.DROP
+        if options.block_threshold_ip and here >= options.block_threshold_ip:
+            return Decision.DROP
+        if (options.cookie_threshold and total >= options.cookie_threshold) or (
+            options.cookie_threshold_ip and here >= options.cookie_threshold_ip
+        ):
+            return Decision.DEMAND_COOKIE
+        return Decision.ADMIT

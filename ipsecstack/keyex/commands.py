@@ -1,0 +1,389 @@
+"""Commands of the operator and the actions of the configuration, on an endpoint."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from ipsecstack.ipsec.sa import Address
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
+from ipsecstack.ipsec.spd import SpdEntry
+from ipsecstack.keyex import lookup
+from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandError, ConnectionConfig, LogRecorded
+from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing
+from ipsecstack.keyex.ikev2.create_child import NewChild
+from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
+from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
+from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
+from ipsecstack.keyex.ikev2.states import State
+
+if TYPE_CHECKING:
+    from ipsecstack.keyex.endpoint import Endpoint
+
+_UP = (ChildAction.START, ChildAction.RESTART)
+
+
+def check(config: ConnectionConfig) -> None:
+    """Refuse early what cannot work."""
+    if config.version not in (0, 2):
+        raise CommandError(
+            f"connection '{config.name}': IKE version {config.version} is not supported, use 2"
+        )
+    for side, rounds in (("local", config.local), ("remote", config.remote)):
+        if len(rounds) > 1:
+            raise CommandError(f"connection '{config.name}': more than one {side} authentication round")
+    names = [child.name for child in config.children]
+    if len(names) != len(set(names)):
+        raise CommandError(f"connection '{config.name}': two children have the same name")
+
+
+# --- actions ---
+
+
+def start_actions(endpoint: Endpoint, config: ConnectionConfig, now: float) -> None:
+    """Carry out start_action of all children."""
+    for child in config.children:
+        if child.policy != "PROTECT":
+            if child.start_action in (*_UP, ChildAction.TRAP):
+                trap_child(endpoint, config.name, child.name)
+        elif child.start_action is ChildAction.TRAP:
+            trap_child(endpoint, config.name, child.name)
+        elif child.start_action in _UP:
+            start_child(endpoint, config.name, child.name, now)
+
+
+def undo_actions(endpoint: Endpoint, config: ConnectionConfig) -> None:
+    """Take back traps and shunts of a connection that is replaced or unloaded; its SAs live on."""
+    for child in config.children:
+        endpoint.policies.untrap(config.name, child.name)
+
+
+def start_child(
+    endpoint: Endpoint,
+    connection: str,
+    child: str,
+    now: float,
+    packet: tuple[TrafficSelector, TrafficSelector] | None = None,
+) -> None:
+    """Bring a child up without a ticket, unless it is up or on its way."""
+    config = endpoint.connection(connection)
+    child_config = next((c for c in config.children if c.name == child), None) if config else None
+    if endpoint.closing or config is None or child_config is None or child_config.policy != "PROTECT":
+        return
+    if packet is None and _coming_or_up(endpoint, connection, child):
+        return
+    try:
+        _bring_up(endpoint, config, [child_config], [], now, packet)
+    except CommandError as error:
+        endpoint.emit(LogRecorded("CFG", 1, connection, None, f"unable to start '{child}': {error}"))
+
+
+def trap_child(endpoint: Endpoint, connection: str, child: str) -> bool:
+    """Install the policy of a child as a trap, or as BYPASS or DISCARD; False when it cannot be or is there."""
+    config = endpoint.connection(connection)
+    child_config = next((c for c in config.children if c.name == child), None) if config else None
+    if config is None or child_config is None:
+        return False
+    local_ts, remote_ts = child_config.local_ts, child_config.remote_ts
+    if child_config.policy == "PROTECT" and not (local_ts and remote_ts):
+        remote = lookup.first_address(config.remote_addrs)
+        local = _local_host(endpoint, config, remote) if remote is not None else None
+        if remote is None or local is None or (local.is_unspecified and not local_ts):
+            endpoint.emit(
+                LogRecorded(
+                    "CFG", 1, connection, None, f"unable to trap '{child}': dynamic selectors need addresses"
+                )
+            )
+            return False
+        local_ts = narrowing.resolve(local_ts, local)
+        remote_ts = narrowing.resolve(remote_ts, remote)
+    return endpoint.policies.trap(connection, child_config, local_ts, remote_ts)
+
+
+def acquired(
+    endpoint: Endpoint,
+    entry: SpdEntry,
+    source: IPAddress,
+    destination: IPAddress,
+    protocol: int,
+    ports: tuple[int, int] | None,
+    now: float,
+) -> None:
+    """A packet met a trap: bring its child up, with the packet's selectors first (RFC 7296 §2.9)."""
+    connection, _, child = entry.name.rpartition("/")
+    endpoint.emit(
+        LogRecorded("KNL", 1, connection, None, f"creating acquire job for policy {source} === {destination}")
+    )
+    if any(c.alive for _, c in _children(endpoint, connection, child, None)) or _pending(
+        endpoint, connection, child
+    ):
+        return
+    low, high = (ports[0], ports[0]) if ports else (0, 65535)
+    to_low, to_high = (ports[1], ports[1]) if ports else (0, 65535)
+    packet = (
+        TrafficSelector(source, source, protocol, low, high),
+        TrafficSelector(destination, destination, protocol, to_low, to_high),
+    )
+    start_child(endpoint, connection, child, now, packet)
+
+
+# --- initiate ---
+
+
+def find_child(endpoint: Endpoint, ike: str | None, child: str) -> tuple[ConnectionConfig, ChildConfig]:
+    """The child of this name, of this connection or of the first that has it."""
+    if ike is not None and endpoint.connection(ike) is None:
+        raise CommandError(f"no connection named '{ike}'")
+    for config in endpoint.connections():
+        if ike in (None, config.name):
+            for child_config in config.children:
+                if child_config.name == child:
+                    return config, child_config
+    raise CommandError(f"CHILD_SA config '{child}' not found" + (f" in connection '{ike}'" if ike else ""))
+
+
+def initiate(endpoint: Endpoint, ike: str | None, child: str | None, now: float) -> int:
+    """Bring up a child, or a connection with all its children."""
+    if endpoint.closing:
+        raise CommandError("shutting down")
+    if child is not None:
+        config, child_config = find_child(endpoint, ike, child)
+        if child_config.policy != "PROTECT":
+            raise CommandError(f"'{child}' is a {child_config.policy} policy: install it instead")
+        children = [child_config]
+    else:
+        found = endpoint.connection(ike) if ike is not None else None
+        if found is None:
+            raise CommandError(f"no connection named '{ike}'" if ike else "name a connection or a child")
+        config = found
+        children = [c for c in config.children if c.policy == "PROTECT"]
+    missing = [c for c in children if not _up(endpoint, config.name, c.name)]
+    if not missing and (children or _established(endpoint, config.name) is not None):
+        ticket = endpoint.tickets.open(1)
+        endpoint.finish([ticket], True, f"'{child or config.name}' is up already")
+        return ticket
+    parts = max(1, len(missing))
+    _destination(endpoint, config)
+    ticket = endpoint.tickets.open(parts)
+    _bring_up(endpoint, config, missing, [ticket] * parts, now, None)
+    return ticket
+
+
+def _bring_up(
+    endpoint: Endpoint,
+    config: ConnectionConfig,
+    children: list[ChildConfig],
+    tickets: list[int],
+    now: float,
+    packet: tuple[TrafficSelector, TrafficSelector] | None,
+) -> None:
+    """On the IKE SA that is up or on its way, or on a new one."""
+    sa = _established(endpoint, config.name) or _connecting(endpoint, config.name)
+    if sa is not None:
+        for child in children:
+            task = NewChild(child, packet)
+            task.tickets = tickets[:1]
+            del tickets[:1]
+            sa.enqueue(task)
+        endpoint.finish(tickets, True, f"IKE_SA {sa.tag} is up already")
+        machine.pump(sa, now)
+        return
+    begin(endpoint, config, [child.name for child in children], tickets, now, tries=1)
+
+
+def begin(
+    endpoint: Endpoint,
+    config: ConnectionConfig,
+    children: list[str],
+    tickets: list[int],
+    now: float,
+    tries: int,
+) -> IkeSa:
+    """A new IKE SA, from IKE_SA_INIT on."""
+    local, remote = _destination(endpoint, config)
+    sa = IkeSa(
+        endpoint,
+        initiator=True,
+        spi_i=endpoint.new_spi(),
+        spi_r=bytes(8),
+        local=local,
+        remote=remote,
+        config=config,
+        now=now,
+    )
+    assert sa.initial is not None
+    sa.initial.children = children
+    sa.tries = tries
+    task = IkeInit()
+    task.tickets = list(tickets)
+    endpoint.adopt(sa)
+    sa.enqueue(task)
+    machine.pump(sa, now)
+    return sa
+
+
+def retry(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
+    """keyingtries (0: for ever): another attempt takes over children, tickets and waiting tasks."""
+    config = endpoint.connection(sa.name)
+    if endpoint.closing or config is None or sa.initial is None:
+        return False
+    if config.keyingtries and sa.tries >= config.keyingtries:
+        return False
+    limit = str(config.keyingtries or "unlimited")
+    sa.log("IKE", 1, f"peer not responding, trying again ({sa.tries + 1}/{limit})")
+    tickets = [ticket for task in sa.active.values() for ticket in task.tickets]
+    for task in sa.active.values():
+        task.tickets = []
+    again = begin(endpoint, config, sa.initial.children, tickets, now, sa.tries + 1)
+    waiting = [task for task in sa.queue if task.moves]
+    for task in waiting:
+        sa.queue.remove(task)
+        again.enqueue(task)
+    return True
+
+
+def _destination(endpoint: Endpoint, config: ConnectionConfig) -> tuple[Address, Address]:
+    remote = lookup.first_address(config.remote_addrs)
+    if remote is None:
+        raise CommandError(f"connection '{config.name}' has no remote address to initiate to")
+    local = _local_host(endpoint, config, remote)
+    if local is None:
+        raise CommandError(f"connection '{config.name}' has no local address of the remote's IP version")
+    options = endpoint.options
+    own_port = options.port if config.local_port == 500 else config.local_port
+    if config.remote_port != 500 and own_port == options.port:
+        own_port = options.port_nat_t  # a port other than 500 takes the non-ESP marker
+    return Address(local, own_port), Address(remote, config.remote_port)
+
+
+def _local_host(endpoint: Endpoint, config: ConnectionConfig, remote: IPAddress) -> IPAddress | None:
+    """The configured address, or the one that the host would send from, or the unspecified one."""
+    local = lookup.first_address(config.local_addrs, remote.version)
+    if local is not None:
+        return local
+    if not any(lookup.match_address([text], remote) == 1 for text in config.local_addrs):
+        return None
+    found = endpoint.source_address(remote) if endpoint.source_address is not None else None
+    return found or ip_address("0.0.0.0" if remote.version == 4 else "::")  # noqa: S104
+
+
+def _established(endpoint: Endpoint, connection: str) -> IkeSa | None:
+    found = [sa for sa in endpoint.ike_sas_of(connection) if sa.state is State.ESTABLISHED and not sa.silent]
+    going = [
+        sa for sa in found if not any(isinstance(t, DeleteIke) for t in sa.tasks()) and sa.parent is None
+    ]
+    return going[-1] if going else None
+
+
+def _connecting(endpoint: Endpoint, connection: str) -> IkeSa | None:
+    states = (State.NEW, State.INIT_SENT, State.AUTH_SENT)
+    found = [sa for sa in endpoint.ike_sas_of(connection) if sa.initiator and sa.state in states]
+    return found[-1] if found else None
+
+
+def _up(endpoint: Endpoint, connection: str, child: str) -> bool:
+    return any(c.alive for _, c in _children(endpoint, connection, child, None))
+
+
+def _pending(endpoint: Endpoint, connection: str, child: str) -> bool:
+    for sa in endpoint.ike_sas_of(connection):
+        if sa.initial is not None and sa.initiator and child in sa.initial.children:
+            return True
+        if any(isinstance(task, NewChild) and task.config.name == child for task in sa.tasks()):
+            return True
+    return False
+
+
+def _coming_or_up(endpoint: Endpoint, connection: str, child: str) -> bool:
+    return _up(endpoint, connection, child) or _pending(endpoint, connection, child)
+
+
+# --- terminate and rekey ---
+
+
+def _children(
+    endpoint: Endpoint, ike: str | None, child: str | None, child_id: int | None
+) -> list[tuple[IkeSa, ChildSa]]:
+    return [
+        (sa, c)
+        for sa in endpoint.ike_sas_of(ike)
+        for c in sa.children
+        if (child is None or c.name == child) and (child_id is None or c.uniqueid == child_id)
+    ]
+
+
+def _match(
+    endpoint: Endpoint, ike: str | None, child: str | None, ike_id: int | None, child_id: int | None
+) -> tuple[list[IkeSa], list[tuple[IkeSa, ChildSa]]]:
+    if child is not None or child_id is not None:
+        pairs = _children(endpoint, ike, child, child_id)
+        return [], [(sa, c) for sa, c in pairs if ike_id in (None, sa.uniqueid) and c.alive]
+    if ike is None and ike_id is None:
+        raise CommandError("name a connection, a child or an identifier")
+    return [sa for sa in endpoint.ike_sas_of(ike) if ike_id in (None, sa.uniqueid)], []
+
+
+def terminate(
+    endpoint: Endpoint,
+    ike: str | None,
+    child: str | None,
+    ike_id: int | None,
+    child_id: int | None,
+    force: bool,
+    now: float,
+) -> tuple[int, int]:
+    """Delete what matches, on the wire and here."""
+    sas, pairs = _match(endpoint, ike, child, ike_id, child_id)
+    matched = len(sas) + len(pairs)
+    if not matched:
+        what = "CHILD_SA" if child is not None or child_id is not None else "IKE_SA"
+        raise CommandError(f"no matching {what}s to terminate found")
+    ticket = endpoint.tickets.open(matched)
+    for sa in sas:
+        _terminate_ike(endpoint, sa, ticket, force, now)
+    for sa, found in pairs:
+        task = DeleteChild(found, "deleted")
+        task.tickets = [ticket]
+        sa.enqueue(task)
+        machine.pump(sa, now)
+        if force:
+            lifecycle.remove_child(sa, found, "deleted", now)
+            endpoint.finish(task.tickets, True, "CHILD_SA deleted")
+    return ticket, matched
+
+
+def _terminate_ike(endpoint: Endpoint, sa: IkeSa, ticket: int, force: bool, now: float) -> None:
+    running = next((task for task in sa.tasks() if isinstance(task, DeleteIke)), None)
+    if running is not None:
+        running.tickets.append(ticket)
+    elif sa.state in (State.ESTABLISHED, State.REKEYED):
+        running = DeleteIke("deleted")
+        running.tickets = [ticket]
+        sa.enqueue(running, first=True)
+        machine.pump(sa, now)
+    else:
+        lifecycle.destroy(sa, "deleted", now)
+        endpoint.finish([ticket], True, f"IKE_SA {sa.tag} deleted")
+        return
+    if force:
+        lifecycle.destroy(sa, "deleted", now)
+
+
+def rekey(
+    endpoint: Endpoint,
+    ike: str | None,
+    child: str | None,
+    ike_id: int | None,
+    child_id: int | None,
+    now: float,
+) -> int:
+    """Rekey what matches; what is being rekeyed already counts as matched."""
+    sas, pairs = _match(endpoint, ike, child, ike_id, child_id)
+    sas = [sa for sa in sas if sa.state is State.ESTABLISHED and not sa.silent]
+    for sa in sas:
+        machine.rekey_ike(sa)
+        machine.pump(sa, now)
+    for sa, found in pairs:
+        machine.rekey_child(sa, found)
+        machine.pump(sa, now)
+    return len(sas) + len(pairs)

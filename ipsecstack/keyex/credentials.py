@@ -1,0 +1,231 @@
+"""Secrets, certificates, private keys and authorities of a gateway, loaded and unloaded while it runs.
+
+Nothing here shows a secret: reprs are redacted, lists give identifiers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ipsecstack.crypto import x509
+from ipsecstack.crypto.auth import PrivateKey
+from ipsecstack.crypto.errors import CertificateError
+from ipsecstack.ipsec.pad import Match
+from ipsecstack.keyex import identity
+from ipsecstack.keyex.base import Identity, SharedSecret
+
+
+class CredentialError(ValueError):
+    """A credential cannot be loaded, or is not there to unload; the message goes to the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCertificate:
+    """A certificate with what is asked of it again and again."""
+
+    certificate: x509.Certificate
+    der: bytes
+    ca: bool
+
+    @property
+    def subject(self) -> str:
+        return x509.subject_text(self.certificate)
+
+
+class CredentialStore:
+    """The credentials in use. ``batch`` makes several changes all or nothing."""
+
+    def __init__(self) -> None:
+        self._shared: dict[str, SharedSecret] = {}
+        self._certificates: dict[bytes, LoadedCertificate] = {}
+        self._keys: dict[str, PrivateKey] = {}
+        self._authorities: dict[str, LoadedCertificate] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<CredentialStore {len(self._shared)} secrets, {len(self._certificates)} certificates, "
+            f"{len(self._keys)} keys, {len(self._authorities)} authorities>"
+        )
+
+    @contextmanager
+    def batch(self) -> Iterator[CredentialStore]:
+        """All changes made inside, or none when an exception leaves the block."""
+        before = (
+            dict(self._shared),
+            dict(self._certificates),
+            dict(self._keys),
+            dict(self._authorities),
+        )
+        try:
+            yield self
+        except BaseException:
+            self._shared, self._certificates, self._keys, self._authorities = before
+            raise
+
+    def clear(self) -> None:
+        """Forget everything (VICI clear-creds)."""
+        self._shared.clear()
+        self._certificates.clear()
+        self._keys.clear()
+        self._authorities.clear()
+
+    # --- shared secrets ---
+
+    def load_shared(self, secret: SharedSecret) -> None:
+        """Add or replace by ``id``."""
+        if not secret.data:
+            raise CredentialError(f"shared secret {secret.id!r} is empty")
+        self._shared[secret.id] = secret
+
+    def unload_shared(self, id_: str) -> None:
+        if self._shared.pop(id_, None) is None:
+            raise CredentialError(f"no shared secret {id_!r}")
+
+    def shared_ids(self) -> list[str]:
+        return list(self._shared)
+
+    def find_shared(self, local: Identity | None, remote: Identity | None) -> bytes | None:
+        """The secret that best fits two identities: owners that name the peer count most, then ourselves.
+
+        A secret with owners of which none fits the peer is used only if it names ourselves and nobody else.
+        """
+        best: tuple[int, int] = (-1, -1)
+        found: bytes | None = None
+        for secret in self._shared.values():
+            peer = (
+                max((identity.matches(o, remote) for o in secret.owners), default=Match.ANY)
+                if remote
+                else Match.ANY
+            )
+            own = (
+                max((identity.matches(o, local) for o in secret.owners), default=Match.ANY)
+                if local
+                else Match.ANY
+            )
+            if not peer and (not own or len(secret.owners) > 1):
+                continue
+            if (int(peer), int(own)) > best:
+                best, found = (int(peer), int(own)), secret.data
+        return found
+
+    # --- certificates and authorities ---
+
+    def load_cert(self, data: bytes, ca: bool = False) -> x509.Certificate:
+        """Add a certificate in PEM or DER; ``ca`` makes it a trust anchor. CredentialError when it is neither."""
+        try:
+            certificate = x509.load_certificate(data)
+            x509.public_key(certificate)
+        except CertificateError as error:
+            raise CredentialError(str(error)) from None
+        der = x509.to_der(certificate)
+        known = self._certificates.get(der)
+        self._certificates[der] = LoadedCertificate(certificate, der, ca or (known is not None and known.ca))
+        return certificate
+
+    def unload_cert(self, der: bytes) -> None:
+        if self._certificates.pop(der, None) is None:
+            raise CredentialError("no such certificate is loaded")
+
+    def load_authority(self, name: str, cacert: bytes) -> None:
+        """Add or replace a named authority with its CA certificate."""
+        try:
+            certificate = x509.load_certificate(cacert)
+        except CertificateError as error:
+            raise CredentialError(f"authority {name!r}: {error}") from None
+        self._authorities[name] = LoadedCertificate(certificate, x509.to_der(certificate), True)
+
+    def unload_authority(self, name: str) -> None:
+        if self._authorities.pop(name, None) is None:
+            raise CredentialError(f"no authority {name!r}")
+
+    def authorities(self) -> dict[str, LoadedCertificate]:
+        return dict(self._authorities)
+
+    def certificates(self) -> list[LoadedCertificate]:
+        """All certificates, those of authorities included, each once."""
+        merged = {entry.der: entry for entry in self._certificates.values()}
+        for entry in self._authorities.values():
+            merged[entry.der] = entry
+        return list(merged.values())
+
+    def anchors(self) -> list[x509.Certificate]:
+        return [entry.certificate for entry in self.certificates() if entry.ca]
+
+    def intermediates(self) -> list[x509.Certificate]:
+        return [entry.certificate for entry in self.certificates() if not entry.ca]
+
+    # --- private keys ---
+
+    def load_key(self, data: bytes, passphrase: bytes | None = None) -> str:
+        """Add a private key in PEM or DER; returns its identifier in hexadecimal (SHA-1 of the public key bits)."""
+        try:
+            key = x509.load_private_key(data, passphrase)
+        except CertificateError as error:
+            raise CredentialError(str(error)) from None
+        id_ = x509.key_id(key).hex()
+        self._keys[id_] = key
+        return id_
+
+    def unload_key(self, id_: str) -> None:
+        if self._keys.pop(id_.lower(), None) is None:
+            raise CredentialError(f"no private key {id_!r}")
+
+    def key_ids(self) -> list[str]:
+        return list(self._keys)
+
+    def key_types(self) -> dict[str, str]:
+        """Identifier to ``RSA``, ``ECDSA``, ``ED25519`` or ``ED448``."""
+        return {id_: x509.key_type(key) for id_, key in self._keys.items()}
+
+    def has_key_for(self, certificate: x509.Certificate) -> bool:
+        return x509.key_id(certificate).hex() in self._keys
+
+    def find_signer(
+        self, local: Identity | None, configured: Sequence[bytes] = (), wanted_anchors: Sequence[bytes] = ()
+    ) -> tuple[LoadedCertificate, PrivateKey] | None:
+        """A certificate with its private key to authenticate with.
+
+        Configured ones (DER) come first; else those that vouch for ``local``; among these one issued below an authority
+        whose key hash the peer asked for (``wanted_anchors``, CERTREQ's SHA-1 hashes).
+        """
+        candidates: list[LoadedCertificate] = []
+        for der in configured:
+            known = self._certificates.get(der)
+            candidates.append(known or LoadedCertificate(x509.load_certificate(der), der, False))
+        if not candidates:
+            for entry in self._certificates.values():
+                if (
+                    local is None
+                    or local.is_any
+                    or x509.vouches_for(entry.certificate, local.type, local.data)
+                ):
+                    candidates.append(entry)
+        usable = [
+            (entry, self._keys[key_id])
+            for entry in candidates
+            if (key_id := x509.key_id(entry.certificate).hex()) in self._keys
+        ]
+        if len(usable) > 1 and wanted_anchors:
+            for entry, key in usable:
+                issuers = [a for a in self.anchors() if a.subject == entry.certificate.issuer]
+                if any(x509.spki_sha1(issuer) in wanted_anchors for issuer in issuers):
+                    return entry, key
+        return usable[0] if usable else None
+
+    def chain_for(self, entry: LoadedCertificate) -> list[bytes]:
+        """DER of the intermediates to send with a certificate, nearest first; the trust anchor is left out."""
+        chain: list[bytes] = []
+        current = entry.certificate
+        for _ in range(x509.MAX_CHAIN):
+            if any(a.subject == current.issuer for a in self.anchors()):
+                break
+            issuer = next(
+                (c for c in self.intermediates() if c.subject == current.issuer and c != current), None
+            )
+            if issuer is None or x509.to_der(issuer) in chain:
+                break
+            chain.append(x509.to_der(issuer))
+            current = issuer
+        return chain

@@ -1,0 +1,61 @@
+"""Identities between configuration, ID payloads and people (RFC 7296 §3.5)."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+from ipsecstack.crypto import dn
+from ipsecstack.ipsec.pad import (
+    ID_ANY,
+    ID_DN,
+    ID_FQDN,
+    ID_IPV4,
+    ID_IPV6,
+    ID_KEY,
+    ID_RFC822,
+    Match,
+    match_identity,
+)
+from ipsecstack.ipsec.selectors import IPAddress
+from ipsecstack.keyex.base import Identity
+
+ANY = Identity(ID_ANY, b"", "%any")
+
+
+def from_wire(type_: int, data: bytes) -> Identity:
+    """The identity of an ID payload, with a text that is safe to log whatever the peer sent."""
+    return Identity(type_, data, _text(type_, data))
+
+
+def from_address(address: IPAddress) -> Identity:
+    """The identity that an end uses when none is configured."""
+    return Identity(ID_IPV4 if address.version == 4 else ID_IPV6, address.packed, str(address))
+
+
+def same(one: Identity, other: Identity) -> bool:
+    return match_identity(one.type, one.data, other.type, other.data) is Match.EXACT
+
+
+def matches(pattern: Identity | None, given: Identity) -> Match:
+    """How ``given`` fits a configured identity; None is any."""
+    if pattern is None:
+        return Match.ANY
+    return match_identity(pattern.type, pattern.data, given.type, given.data)
+
+
+def _text(type_: int, data: bytes) -> str:
+    if type_ == ID_IPV4 and len(data) == 4:
+        return str(IPv4Address(data))
+    if type_ == ID_IPV6 and len(data) == 16:
+        return str(IPv6Address(data))
+    if type_ in (ID_FQDN, ID_RFC822):
+        text = data.decode("utf-8", "replace")
+        return "".join(c if c.isprintable() and c != "�" else "?" for c in text)
+    if type_ == ID_DN:
+        try:
+            return dn.dn_text(dn.name_from_der(data))
+        except ValueError:
+            return f"(DN {data[:32].hex()})"
+    if type_ == ID_KEY and data and all(32 <= octet < 127 for octet in data):
+        return data.decode("ascii")
+    return data.hex()

@@ -1,0 +1,218 @@
+"""Identities, certificates and AUTH payloads of both ends (RFC 7296 §2.15, RFC 7427, RFC 4945)."""
+
+from __future__ import annotations
+
+from ipsecstack.crypto import auth, dn, x509
+from ipsecstack.crypto.errors import AuthError, CertificateError
+from ipsecstack.ipsec.pad import ID_DN
+from ipsecstack.keyex import identity
+from ipsecstack.keyex.base import AuthClass, AuthConfig, ConnectionConfig, Identity
+from ipsecstack.keyex.ikev2.sa import IkeSa
+from ipsecstack.wire.ikev2 import Auth, Cert, CertEncoding, CertReq, IdI, IdR, Message, Payload
+from ipsecstack.wire.transforms import AuthMethod
+
+_DEFAULT = AuthConfig()
+
+
+class AuthFailure(Exception):
+    """Authentication did not succeed. ``reason`` is for NegotiationFailed; the peer hears less."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+def local_round(config: ConnectionConfig) -> AuthConfig:
+    return config.local[0] if config.local else _DEFAULT
+
+
+def remote_round(config: ConnectionConfig) -> AuthConfig:
+    return config.remote[0] if config.remote else _DEFAULT
+
+
+def class_of(method: int) -> AuthClass | None:
+    """PSK or PUBKEY for an AUTH method that is implemented."""
+    if method == AuthMethod.SHARED_KEY_MIC:
+        return AuthClass.PSK
+    return AuthClass.PUBKEY if method in auth.SIGNATURE_METHODS else None
+
+
+def own_identity(sa: IkeSa, config: ConnectionConfig) -> Identity:
+    """The configured identity; else a certificate's subject, else the IKE address."""
+    own = local_round(config)
+    if own.id is not None and not own.id.is_any and (own.id.type != ID_DN or own.auth is AuthClass.PSK):
+        return own.id
+    if own.auth is AuthClass.PUBKEY:
+        anchors = sa.initial.wanted_anchors if sa.initial else ()
+        found = sa.host.credentials.find_signer(own.id, own.certs, anchors)
+        if found is not None:
+            subject = next((i for i in x509.identities(found[0].certificate) if i.type == ID_DN), None)
+            # A configured DN and the certificate's may differ in string types: the certificate's octets are sent.
+            if subject is not None and (own.id is None or own.id.is_any or _same_dn(own.id, subject.data)):
+                return Identity(subject.type, subject.data, subject.text)
+    return own.id if own.id is not None and not own.id.is_any else identity.from_address(sa.local.host)
+
+
+def _same_dn(configured: Identity, subject: bytes) -> bool:
+    return configured.type == ID_DN and dn.same_name_der(configured.data, subject)
+
+
+def build(sa: IkeSa, config: ConnectionConfig, own: IdI | IdR) -> tuple[list[Payload], Auth]:
+    """The CERT payloads to send, and our AUTH. AuthFailure when a secret, key or certificate is missing."""
+    initial = sa.initial
+    assert initial is not None
+    assert sa.prf is not None
+    assert sa.keys is not None
+    sk_p = sa.keys.sk_pi if sa.initiator else sa.keys.sk_pr
+    octets = auth.signed_octets(sa.prf, initial.message, initial.peer_nonce, sk_p, own.to_bytes())
+    round_ = local_round(config)
+    id_text = sa.local_id.text if sa.local_id else "?"
+    if round_.auth is AuthClass.PSK:
+        secret = _secret(sa, config)
+        sa.local_auth = "psk"
+        sa.log("IKE", 1, f"authentication of '{id_text}' (myself) with pre-shared key")
+        return [], Auth(AuthMethod.SHARED_KEY_MIC, auth.psk_auth(sa.prf, secret, octets))
+    found = sa.host.credentials.find_signer(sa.local_id, round_.certs, initial.wanted_anchors)
+    if found is None:
+        raise AuthFailure("NO_PRIVATE_KEY", f"no private key found for '{id_text}'")
+    certificate, key = found
+    try:
+        made = auth.sign(key, octets, initial.peer_hashes)
+    except AuthError as error:
+        raise AuthFailure("AUTHENTICATION_FAILED", str(error)) from None
+    sa.local_auth = x509.key_type(key).lower()
+    sa.log("IKE", 1, f"authentication of '{id_text}' (myself) with {made.algorithm} successful")
+    certificates: list[Payload] = []
+    if config.send_cert == "always" or (config.send_cert == "ifasked" and initial.certificates_wanted):
+        sa.log("IKE", 1, f'sending end entity cert "{certificate.subject}"')
+        certificates.append(Cert(CertEncoding.X509_SIGNATURE, certificate.der))
+        for der in sa.host.credentials.chain_for(certificate):
+            certificates.append(Cert(CertEncoding.X509_SIGNATURE, der))
+    return certificates, Auth(made.method, made.data)
+
+
+def verify(sa: IkeSa, config: ConnectionConfig, peer_id: IdI | IdR, message: Message, payload: Auth) -> None:
+    """Check the peer's AUTH as the connection's remote section asks; AuthFailure says what failed.
+
+    Sets ``remote_auth`` and ``remote_cert_expiry``.
+    """
+    initial = sa.initial
+    assert initial is not None
+    assert sa.prf is not None
+    assert sa.keys is not None
+    assert sa.remote_id is not None
+    round_ = remote_round(config)
+    given = class_of(payload.method)
+    if given is not round_.auth:
+        raise AuthFailure(
+            "AUTHENTICATION_FAILED", f"{round_.auth.value} authentication required, peer used another"
+        )
+    sk_p = sa.keys.sk_pr if sa.initiator else sa.keys.sk_pi
+    octets = auth.signed_octets(sa.prf, initial.peer_message, initial.nonce, sk_p, peer_id.to_bytes())
+    id_text = sa.remote_id.text
+    if given is AuthClass.PSK:
+        if not auth.psk_verify(sa.prf, _secret(sa, config), octets, payload.data):
+            raise AuthFailure("AUTHENTICATION_FAILED", "tried 1 shared key, but MAC mismatched")
+        sa.remote_auth = "psk"
+        sa.log("IKE", 1, f"authentication of '{id_text}' with pre-shared key successful")
+        return
+    certificate = _trusted_certificate(sa, round_, message)
+    try:
+        algorithm = auth.verify(payload.method, payload.data, x509.public_key(certificate), octets)
+    except (AuthError, CertificateError) as error:
+        raise AuthFailure("AUTHENTICATION_FAILED", str(error)) from None
+    if round_.auth_hashes and not any(_hash_named(h, algorithm) for h in round_.auth_hashes):
+        raise AuthFailure(
+            "AUTHENTICATION_FAILED", f"signature {algorithm} is not one of {round_.auth_hashes}"
+        )
+    sa.remote_auth = x509.key_type(certificate).lower()
+    sa.remote_cert_expiry = certificate.not_valid_after_utc.timestamp()
+    sa.log("IKE", 1, f"authentication of '{id_text}' with {algorithm} successful")
+
+
+def _hash_named(configured: str, algorithm: str) -> bool:
+    digits = "".join(c for c in configured if c.isdigit())
+    return algorithm.upper().endswith(digits) if digits else configured.upper() in algorithm.upper()
+
+
+def _secret(sa: IkeSa, config: ConnectionConfig) -> bytes:
+    remote = sa.remote_id or remote_round(config).id
+    secret = sa.host.credentials.find_shared(sa.local_id, remote)
+    if secret is None:
+        local_text = sa.local_id.text if sa.local_id else "%any"
+        raise AuthFailure(
+            "NO_PSK", f"no shared key found for '{local_text}' - '{remote.text if remote else '%any'}'"
+        )
+    return secret
+
+
+def _trusted_certificate(sa: IkeSa, round_: AuthConfig, message: Message) -> x509.Certificate:
+    """The peer's end entity certificate, valid now, trusted, and vouching for its identity."""
+    credentials = sa.host.credentials
+    assert sa.remote_id is not None
+    id_ = sa.remote_id
+    received: list[x509.Certificate] = []
+    for payload in message.all(Cert):
+        if payload.encoding != CertEncoding.X509_SIGNATURE:
+            continue
+        try:
+            received.append(x509.load_certificate(payload.data))
+        except CertificateError as error:
+            raise AuthFailure("AUTHENTICATION_FAILED", f"received certificate: {error}") from None
+    candidates = received[:1]
+    if not candidates:
+        known = [x509.load_certificate(der) for der in round_.certs]
+        known += [entry.certificate for entry in credentials.certificates() if not entry.ca]
+        candidates = [c for c in known if x509.vouches_for(c, id_.type, id_.data)][:1]
+    if not candidates:
+        raise AuthFailure("AUTHENTICATION_FAILED", f"no trusted public key found for '{id_.text}'")
+    leaf = candidates[0]
+    subject = x509.subject_text(leaf)
+    sa.log("IKE", 1, f'using certificate "{subject}"')
+    if not x509.vouches_for(leaf, id_.type, id_.data):
+        raise AuthFailure(
+            "ID_MISMATCH", f"certificate \"{subject}\" does not confirm the identity '{id_.text}'"
+        )
+    anchors = credentials.anchors()
+    if round_.cacerts:
+        anchors = [x509.load_certificate(der) for der in round_.cacerts]
+    if round_.certs:
+        if x509.to_der(leaf) not in round_.certs:
+            raise AuthFailure(
+                "AUTHENTICATION_FAILED", f'certificate "{subject}" is not one of those configured'
+            )
+        if not round_.cacerts:
+            anchors = [leaf]
+    try:
+        x509.validate(leaf, [*received[1:], *credentials.intermediates()], anchors, sa.host.wall_clock())
+    except CertificateError as error:
+        raise AuthFailure("CERTIFICATE_INVALID", str(error)) from None
+    return leaf
+
+
+def certificate_request(sa: IkeSa, config: ConnectionConfig) -> list[Payload]:
+    """CERTREQ for the authorities that the peer may use, if it is to authenticate with a certificate."""
+    round_ = remote_round(config)
+    if round_.auth is not AuthClass.PUBKEY or not config.send_certreq:
+        return []
+    anchors = [x509.load_certificate(der) for der in round_.cacerts] or sa.host.credentials.anchors()
+    if not anchors:
+        return []
+    for anchor in anchors:
+        sa.log("IKE", 1, f'sending cert request for "{x509.subject_text(anchor)}"')
+    return [CertReq(CertEncoding.X509_SIGNATURE, b"".join(x509.spki_sha1(a) for a in anchors))]
+
+
+def note_certificate_requests(sa: IkeSa, message: Message) -> None:
+    """Remember what the peer's CERTREQ payloads ask for."""
+    assert sa.initial is not None
+    requests = [r for r in message.all(CertReq) if r.encoding == CertEncoding.X509_SIGNATURE]
+    if not requests:
+        return
+    sa.initial.certificates_wanted = True
+    hashes = [h for r in requests for h in r.key_hashes]
+    sa.initial.wanted_anchors = (*sa.initial.wanted_anchors, *hashes)
+    for anchor in sa.host.credentials.anchors():
+        if x509.spki_sha1(anchor) in hashes:
+            sa.log("IKE", 1, f'received cert request for "{x509.subject_text(anchor)}"')

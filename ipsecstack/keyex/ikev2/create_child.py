@@ -1,0 +1,121 @@
+"""CREATE_CHILD_SA for a new Child SA (RFC 7296 §1.3.1)."""
+
+from __future__ import annotations
+
+from ipsecstack.ipsec.selectors import TrafficSelector
+from ipsecstack.keyex.base import ChildConfig
+from ipsecstack.keyex.ikev2 import lifecycle, negotiate
+from ipsecstack.keyex.ikev2.informational import DeleteChild
+from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
+from ipsecstack.keyex.ikev2.proposals import methods
+from ipsecstack.keyex.ikev2.sa import IkeSa
+from ipsecstack.keyex.ikev2.states import Kind
+from ipsecstack.keyex.ikev2.task import Refusal, Task
+from ipsecstack.wire.ikev2 import Message, Nonce, NotifyType, Payload, Sa
+from ipsecstack.wire.transforms import KeId
+
+MAX_TRIES = 3
+
+
+class NewChild(Task):
+    """Ask for a Child SA of a configured child."""
+
+    kind = Kind.NEW_CHILD
+    label = "CHILD_CREATE"
+
+    def __init__(
+        self, config: ChildConfig, packet: tuple[TrafficSelector, TrafficSelector] | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.packet = packet
+        self.method: KeId | None = None
+        self.tries = 0
+        self.offer: ChildOffer | None = None
+
+    def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        self.offer = negotiate.make_offer(
+            sa, self.config, with_ke=True, method=self.method, packet=self.packet
+        )
+        sa.log("IKE", 0, f"establishing CHILD_SA {self.config.name}")
+        sa.counters.child_exchanges_out += 1
+        return negotiate.offer_payloads(self.offer)
+
+    def drop_offer(self, sa: IkeSa) -> None:
+        if self.offer is not None:
+            lifecycle.release_spi(sa, self.offer.spi_in)
+            self.offer = None
+
+    def abort(self, sa: IkeSa, reason: str, now: float) -> None:
+        self.drop_offer(sa)
+        sa.host.finish(self.tickets, False, f"establishing CHILD_SA '{self.config.name}' failed: {reason}")
+
+
+def next_method(config: ChildConfig, current: KeId, data: bytes) -> KeId | None:
+    """The key exchange method that an INVALID_KE_PAYLOAD notification asks for, if we offered it (§1.3)."""
+    wanted = int.from_bytes(data, "big") if len(data) == 2 else -1
+    offered = methods(negotiate.esp_proposals(config))
+    return next((m for m in offered if m == wanted and m != current), None)
+
+
+def retry_at(sa: IkeSa, now: float) -> float:
+    """When to try again what the peer could not do for the moment."""
+    options = sa.host.options
+    return now + options.retry_interval - options.retry_jitter * lifecycle.fraction(sa.host.random)
+
+
+def handle_response(sa: IkeSa, task: NewChild, message: Message, now: float) -> None:
+    offer = task.offer
+    assert offer is not None
+    name = task.config.name
+    error = message.error()
+    nonce = message.get(Nonce)
+    try:
+        if error is not None and message.get(Sa) is None:
+            method = next_method(task.config, offer.method, error.data)
+            if error.type == NotifyType.INVALID_KE_PAYLOAD and method is not None and task.tries < MAX_TRIES:
+                _again(sa, task, method, 0.0)
+                return
+            if error.type == NotifyType.TEMPORARY_FAILURE and task.tries < MAX_TRIES:
+                _again(sa, task, task.method, retry_at(sa, now))
+                return
+            raise ChildFailure(error.name, f"received {error.name} notify, no CHILD_SA built")
+        child = negotiate.conclude_offer(sa, offer, message, offer.nonce, nonce.data if nonce else b"", now)
+    except ChildFailure as failure:
+        sa.log("IKE", 1, failure.message)
+        sa.log("IKE", 1, "failed to establish CHILD_SA, keeping IKE_SA")
+        sa.counters.child_invalids_in += 1
+        lifecycle.failed(sa, name, failure.reason, failure.message)
+        if failure.at_peer:
+            sa.enqueue(DeleteChild.of_spi(offer.spi_in))
+        task.abort(sa, failure.reason, now)
+        return
+    task.offer = None
+    lifecycle.announce_child(sa, child)
+    sa.host.finish(task.tickets, True, f"CHILD_SA {child.tag} established")
+
+
+def _again(sa: IkeSa, task: NewChild, method: KeId | None, not_before: float) -> None:
+    task.drop_offer(sa)
+    task.tries += 1
+    task.method = method
+    task.not_before = not_before
+    sa.enqueue(task, first=not not_before)
+
+
+def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
+    """As responder; while we rekey the IKE SA nothing new is made on it (§2.25.2)."""
+    sa.counters.child_exchanges_in += 1
+    if sa.busy_with(Kind.REKEY_IKE):
+        raise Refusal(NotifyType.TEMPORARY_FAILURE, "the IKE_SA is being rekeyed")
+    nonce = message.get(Nonce)
+    assert nonce is not None
+    nr = sa.host.random(negotiate.NONCE_OCTETS)
+    payloads, child = negotiate.answer_offer(sa, message, nonce.data, nr, now, with_ke=True)
+    lifecycle.announce_child(sa, child)
+    return payloads
+
+
+def refuse_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
+    """The IKE SA is on its way out (§2.25.2)."""
+    raise Refusal(NotifyType.TEMPORARY_FAILURE, f"the IKE_SA is {sa.state.vici}")

@@ -1,0 +1,104 @@
+"""What the IKEv2 code asks of the endpoint that it lives in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from ipsecstack.ipsec.pad import Pad
+from ipsecstack.ipsec.sa import Address, SaId
+from ipsecstack.ipsec.selectors import TrafficSelector
+from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Output, Random
+from ipsecstack.keyex.credentials import CredentialStore
+from ipsecstack.keyex.options import Options
+from ipsecstack.keyex.policies import PolicyKey
+
+if TYPE_CHECKING:
+    from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
+
+
+class Host(Protocol):
+    """The endpoint, as IKE SAs see it."""
+
+    random: Random
+    options: Options
+    credentials: CredentialStore
+
+    @property
+    def pad(self) -> Pad: ...
+
+    def wall_clock(self) -> float:
+        """POSIX seconds, for certificates."""
+        ...
+
+    def last_inbound(self, sa: SaId) -> float | None: ...
+
+    def allocate_spi(self) -> int: ...
+
+    def emit(self, output: Output) -> None: ...
+
+    def touch(self, sa: IkeSa, child: ChildSa | None = None) -> None:
+        """The SA's view changed: give it a new generation and look at its timers again."""
+        ...
+
+    def count(self, connection: str | None, key: str) -> None:
+        """One more of a VICI counter."""
+        ...
+
+    def next_ike_id(self) -> int: ...
+
+    def next_child_id(self) -> int: ...
+
+    def new_spi(self) -> bytes:
+        """An IKE SPI that no IKE SA here has."""
+        ...
+
+    def adopt(self, sa: IkeSa) -> None:
+        """Take a new IKE SA into the tables."""
+        ...
+
+    def forget(self, sa: IkeSa) -> None:
+        """The IKE SA is dead: take it out of the tables."""
+        ...
+
+    def child_gone(self, child: ChildSa) -> None:
+        """A Child SA's uniqueid is gone (for changed-since)."""
+        ...
+
+    def ike_sas_of(self, connection: str | None = None) -> Iterable[IkeSa]:
+        """The live IKE SAs, all or of one connection."""
+        ...
+
+    def connection(self, name: str) -> ConnectionConfig | None: ...
+
+    def candidates(self, local: Address, remote: Address) -> list[ConnectionConfig]:
+        """IKEv2 connections whose addresses fit, best first."""
+        ...
+
+    def acquire_policy(
+        self,
+        connection: str,
+        child: ChildConfig,
+        local_ts: tuple[TrafficSelector, ...],
+        remote_ts: tuple[TrafficSelector, ...],
+    ) -> tuple[PolicyKey, int]:
+        """Share the policy of these selectors; returns its key and reqid."""
+        ...
+
+    def release_policy(self, key: PolicyKey) -> None: ...
+
+    def finish(self, tickets: list[int], success: bool, message: str) -> None:
+        """A command's part is done; empties the list."""
+        ...
+
+    def start_child(self, connection: str, child: str, now: float) -> None:
+        """Bring a child up again (actions start and restart)."""
+        ...
+
+    def trap_child(self, connection: str, child: str, now: float) -> None:
+        """Install a child's trap policy (action trap)."""
+        ...
+
+    def retry(self, sa: IkeSa, now: float) -> bool:
+        """An IKE SA never came up: try again if keyingtries allow; True when a new attempt took over."""
+        ...

@@ -1,0 +1,257 @@
+"""Life and death of IKE and Child SAs: what is installed, announced, scheduled, removed. No messages here."""
+
+from __future__ import annotations
+
+from ipsecstack.crypto.ikekeys import ChildKeys
+from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, SaDescription
+from ipsecstack.keyex.base import (
+    ChildAction,
+    ChildSaDeleted,
+    ChildSaEstablished,
+    ChildSaRekeyed,
+    IkeSaDeleted,
+    IkeSaEstablished,
+    InstallSa,
+    KeysDerived,
+    NegotiationFailed,
+    Random,
+    ReleaseSpi,
+    RemoveSa,
+)
+from ipsecstack.keyex.ikev2 import keymat, narrowing
+from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
+from ipsecstack.keyex.ikev2.states import ChildState, State
+
+# Reasons after which nothing is brought up again by close_action or dpd_action.
+_LOCAL_REASONS = frozenset({"deleted", "shutdown", "replaced", "auth-failed", "rekeyed"})
+
+
+def fraction(random: Random) -> float:
+    """A random number in [0, 1)."""
+    return int.from_bytes(random(4), "big") / 2**32
+
+
+def failed(sa: IkeSa, child: str | None, reason: str, message: str) -> None:
+    """Announce a negotiation that came to nothing."""
+    sa.host.emit(NegotiationFailed(sa.name, sa.uniqueid, child, sa.remote, reason, message))
+
+
+# --- IKE SAs ----------------------------------------------------------------------------------------------------------
+
+
+def establish(sa: IkeSa, now: float) -> None:
+    """The IKE SA is authenticated: schedule its rekeying and tell."""
+    sa.established = now
+    sa.give_up_at = None
+    sa.last_inbound = now
+    schedule(sa, now)
+    sa.enter(State.ESTABLISHED)
+    local_id = sa.local_id.text if sa.local_id else "?"
+    remote_id = sa.remote_id.text if sa.remote_id else "?"
+    sa.log(
+        "IKE",
+        0,
+        f"IKE_SA {sa.tag} established between {sa.local.host}[{local_id}]...{sa.remote.host}[{remote_id}]",
+    )
+    if sa.rekey_at is not None and sa.expire_at is not None:
+        sa.log("IKE", 1, f"scheduling rekeying in {int(sa.rekey_at - now)}s")
+        sa.log("IKE", 1, f"maximum IKE_SA lifetime {int(sa.expire_at - now)}s")
+    sa.host.emit(IkeSaEstablished(sa.view()))
+
+
+def schedule(sa: IkeSa, now: float) -> None:
+    """Rekeying at a random time before the configured one, and the end ``over_time`` after it."""
+    config = sa.config
+    if config is None or not config.rekey_time:
+        return
+    rand = min(config.rand_time, config.rekey_time)
+    sa.rekey_at = now + config.rekey_time - rand * fraction(sa.host.random)
+    sa.expire_at = sa.rekey_at + config.over_time if config.over_time else None
+
+
+def destroy(sa: IkeSa, reason: str, now: float) -> None:
+    """The IKE SA ends here and now, with all its children; actions configured for the reason follow."""
+    if sa.state is State.DEAD:
+        return
+    was_established = sa.established is not None
+    replaced = sa.successor is not None
+    if sa.state is not State.DELETING:
+        sa.enter(State.DELETING)
+    view = sa.view()
+    orphans = [child for child in sa.children if child.alive and not child.replaced_by]
+    for child in list(sa.children):
+        remove_child(sa, child, reason, now, act=False)
+    for task in sa.tasks():
+        task.abort(sa, reason, now)
+    sa.active.clear()
+    sa.queue.clear()
+    sa.state = State.DEAD
+    sa.wipe()
+    sa.host.forget(sa)
+    if not replaced and not sa.silent:
+        sa.host.emit(IkeSaDeleted(view, reason, was_established))
+    for child in orphans:
+        _act(sa, child, reason, now)
+
+
+def _act(sa: IkeSa, child: ChildSa, reason: str, now: float) -> None:
+    """dpd_action after a dead peer, close_action after a peer's delete; expired children come back if wanted."""
+    if sa.config is None or reason in _LOCAL_REASONS or sa.host.connection(sa.name) is None:
+        return
+    action = child.config.dpd_action if reason == "timeout" else child.config.close_action
+    if reason == "expired" and child.config.start_action in (ChildAction.START, ChildAction.RESTART):
+        action = ChildAction.START
+    if action in (ChildAction.START, ChildAction.RESTART):
+        sa.host.start_child(sa.name, child.name, now)
+    elif action is ChildAction.TRAP:
+        sa.host.trap_child(sa.name, child.name, now)
+
+
+# --- Child SAs --------------------------------------------------------------------------------------------------------
+
+
+def install_child(
+    sa: IkeSa, child: ChildSa, keys: ChildKeys, we_initiated: bool, now: float, *, hold_outbound: bool = False
+) -> None:
+    """Install a negotiated pair, inbound first. ``hold_outbound``: the outbound SA waits for ``release_outbound``.
+
+    ``we_initiated`` tells which half of KEYMAT is ours: that of the exchange's initiator or of its responder (§2.17).
+    """
+    host, config = sa.host, child.config
+    child.encapsulated = sa.nat
+    child.install_time = now
+    rand = fraction(host.random)
+    if config.rekey_time:
+        child.rekey_at = now + config.rekey_time - min(config.rand_time, config.rekey_time) * rand
+    if config.life_time:
+        child.expire_at = now + config.life_time
+    child.lifetime = Lifetime(
+        octets=Limit(max(0, config.rekey_bytes - int(config.rand_bytes * rand)), config.life_bytes),
+        packets=Limit(max(0, config.rekey_packets - int(config.rand_packets * rand)), config.life_packets),
+    )
+    assert sa.config is not None
+    child.policy, child.reqid = host.acquire_policy(sa.config.name, config, child.local_ts, child.remote_ts)
+    own = (keys.encr_i, keys.integ_i) if we_initiated else (keys.encr_r, keys.integ_r)
+    peer = (keys.encr_r, keys.integ_r) if we_initiated else (keys.encr_i, keys.integ_i)
+    inbound = _describe(sa, child, Direction.IN, *peer)
+    outbound = _describe(sa, child, Direction.OUT, *own)
+    child.inbound = inbound.id
+    _install(sa, inbound)
+    child.pending_out = outbound
+    sa.children.append(child)
+    if not hold_outbound:
+        release_outbound(sa, child)
+    host.touch(sa, child)
+
+
+def release_outbound(sa: IkeSa, child: ChildSa) -> None:
+    """Send over this Child SA from now on."""
+    if child.pending_out is not None:
+        outbound, child.pending_out = child.pending_out, None
+        child.outbound = outbound.id
+        _install(sa, outbound)
+        sa.host.touch(sa, child)
+
+
+def _install(sa: IkeSa, description: SaDescription) -> None:
+    sa.host.emit(InstallSa(description))
+    if sa.host.options.export_keys:
+        sa.host.emit(KeysDerived("esp_sa", keymat.esp_line(description)))
+
+
+def _describe(sa: IkeSa, child: ChildSa, direction: Direction, encr: bytes, integ: bytes) -> SaDescription:
+    incoming = direction is Direction.IN
+    return SaDescription(
+        direction=direction,
+        protocol=child.protocol,
+        mode=child.mode,
+        spi=child.spi_in if incoming else child.spi_out,
+        source=sa.remote if incoming else sa.local,
+        destination=sa.local if incoming else sa.remote,
+        encapsulated=child.encapsulated,
+        encr=child.suite.encr,
+        encr_key_bits=child.suite.key_bits,
+        integ=child.suite.integ,
+        key_encr=encr,
+        key_integ=integ,
+        esn=bool(child.suite.esn),
+        replay_window=child.config.replay_window,
+        lifetime=child.lifetime,
+        local_ts=child.local_ts,
+        remote_ts=child.remote_ts,
+        reqid=child.reqid,
+    )
+
+
+def announce_child(sa: IkeSa, child: ChildSa) -> None:
+    """A new Child SA is up."""
+    sa.log(
+        "IKE",
+        0,
+        f"CHILD_SA {child.tag} established with SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o and TS "
+        f"{narrowing.text(child.local_ts)} === {narrowing.text(child.remote_ts)}",
+    )
+    sa.host.emit(ChildSaEstablished(sa.view(), child.view()))
+
+
+def replace_child(sa: IkeSa, old: ChildSa, new: ChildSa) -> None:
+    """``new`` took over from ``old``, which is to be deleted."""
+    old.state = ChildState.REKEYED
+    old.rekey_at = None
+    old.replaced_by, new.replaces = new, old
+    sa.host.touch(sa, old)
+    sa.log(
+        "IKE",
+        0,
+        f"CHILD_SA {old.tag} rekeyed to {new.tag} with SPIs {new.spi_in:08x}_i {new.spi_out:08x}_o and TS "
+        f"{narrowing.text(new.local_ts)} === {narrowing.text(new.remote_ts)}",
+    )
+    sa.host.count(sa.name, "child-rekey")
+    sa.host.emit(ChildSaRekeyed(sa.view(), old.view(), new.view()))
+
+
+def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
+    """The outbound SA goes; the inbound one stays a little for packets that are under way."""
+    if child.state is ChildState.DELETED:
+        return
+    if child.replaced_by is not None:
+        release_outbound(sa, child.replaced_by)
+    child.pending_out = None
+    if child.outbound is not None:
+        sa.host.emit(RemoveSa(child.outbound))
+    child.state = ChildState.DELETED
+    child.remove_at = now + sa.host.options.delete_rekeyed_delay
+    child.rekey_at = child.expire_at = None
+    sa.host.touch(sa, child)
+
+
+def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: bool = True) -> None:
+    """Take a Child SA down: data plane, policy, tables, events, and the action configured for the reason."""
+    if child not in sa.children:
+        return
+    host = sa.host
+    if child.replaced_by is not None:
+        release_outbound(sa, child.replaced_by)
+        reason = "rekeyed"
+    lingering = child.state is ChildState.DELETED
+    child.pending_out = None
+    if child.outbound is not None and not lingering:
+        host.emit(RemoveSa(child.outbound))
+    if child.inbound is not None:
+        host.emit(RemoveSa(child.inbound))
+    was_alive = child.alive
+    child.state = ChildState.DELETED
+    sa.children.remove(child)
+    if child.policy is not None:
+        host.release_policy(child.policy)
+    host.child_gone(child)
+    host.touch(sa)
+    host.emit(ChildSaDeleted(sa.view(), child.view(), reason))
+    if act and was_alive:
+        _act(sa, child, reason, now)
+
+
+def release_spi(sa: IkeSa, spi: int) -> None:
+    """Give back an inbound SPI that was reserved and never installed."""
+    if spi:
+        sa.host.emit(ReleaseSpi(spi))

@@ -1,0 +1,539 @@
+"""Drives one IKE SA: messages in by window, integrity and state table; tasks out with retransmission; timers."""
+
+from __future__ import annotations
+
+from ipsecstack.crypto.errors import IntegrityError
+from ipsecstack.ipsec.sa import Address
+from ipsecstack.keyex.base import SendDatagram, UpdateSa
+from ipsecstack.keyex.ikev2 import ike_auth, lifecycle
+from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
+from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit, update_addresses
+from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke, Liveness
+from ipsecstack.keyex.ikev2.protect import parse_inner
+from ipsecstack.keyex.ikev2.rekey_child import RekeyChild
+from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
+from ipsecstack.keyex.ikev2.sa import IkeSa
+from ipsecstack.keyex.ikev2.states import Kind, Role, State, duplicated, kind_of
+from ipsecstack.keyex.ikev2.table import TABLE
+from ipsecstack.keyex.ikev2.task import Refusal, Task
+from ipsecstack.keyex.window import Verdict
+from ipsecstack.wire.ikev2 import (
+    Delete,
+    ExchangeType,
+    Header,
+    Message,
+    Notify,
+    NotifyType,
+    Payload,
+    UnsupportedCriticalPayload,
+    WireError,
+    build_message,
+    describe,
+    make_header,
+    parse_chain,
+    parse_message,
+)
+from ipsecstack.wire.ikev2.numbers import HEADER_OCTETS
+
+_COUNTER: dict[int, str] = {
+    ExchangeType.IKE_SA_INIT: "ike-init",
+    ExchangeType.IKE_AUTH: "ike-auth",
+    ExchangeType.CREATE_CHILD_SA: "create-child",
+    ExchangeType.INFORMATIONAL: "info",
+}
+
+
+# --- incoming -----------------------------------------------------------------------------------------------
+
+
+def receive_first(sa: IkeSa, data: bytes, message: Message, now: float) -> bool:
+    """An IKE_SA_INIT request for a fresh IKE SA in NEW; False when it was refused and ``sa`` is to be thrown away."""
+    _count_in(sa, message, len(data))
+    initial = sa.initial
+    assert initial is not None
+    initial.peer_message = data
+    payloads = _answer(sa, message, now)
+    if payloads is None:
+        payloads = [Notify(NotifyType.INVALID_SYNTAX)]
+    kept = sa.state is State.HALF_OPEN
+    spi_r = sa.spi_r if kept else bytes(8)
+    header = make_header(sa.spi_i, spi_r, ExchangeType.IKE_SA_INIT, 0, from_initiator=False, response=True)
+    response = build_message(header, payloads)
+    if kept:
+        initial.message = response
+        sa.responses.answered(data, response)
+    _log_out(sa, Message(header, tuple(payloads)))
+    _send(sa, response, sa.local, sa.remote)
+    return kept
+
+
+def receive(sa: IkeSa, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
+    """A message for a known IKE SA. What does not verify is counted and changes nothing else."""
+    if header.from_initiator is sa.initiator:
+        _drop(sa, "its flags say that it comes from ourselves")
+    elif header.is_response:
+        _receive_response(sa, header, data, local, remote, now)
+    else:
+        _receive_request(sa, header, data, local, remote, now)
+    if sa.state is not State.DEAD:
+        pump(sa, now)
+
+
+def _receive_request(
+    sa: IkeSa, header: Header, data: bytes, local: Address, remote: Address, now: float
+) -> None:
+    verdict, cached = sa.responses.judge(header.message_id, data)
+    if verdict is Verdict.DUPLICATE and cached is not None:
+        sa.log(
+            "IKE", 1, f"received retransmit of request with ID {header.message_id}, retransmitting response"
+        )
+        sa.counters.retransmits_out += 1
+        _send(sa, cached, local, remote)
+        return
+    if verdict is not Verdict.NEW or sa.protection is None:
+        _drop(sa, f"request with message ID {header.message_id} is not expected")
+        return
+    opened = _open(sa, header, data)
+    if opened is None:
+        return
+    if sa.state is State.HALF_OPEN and header.exchange != ExchangeType.IKE_AUTH:
+        _drop(sa, "only IKE_AUTH may follow IKE_SA_INIT")
+        return
+    _authenticated(sa, data, local, remote, now)
+    first, chain = opened
+    payloads: list[Payload] | None
+    try:
+        message = Message(header, parse_inner(first, chain))
+    except UnsupportedCriticalPayload as error:
+        sa.log("ENC", 1, f"request {header.message_id} rejected: {error}")
+        sa.host.count(sa.name, "invalid")
+        payloads = [Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes((error.payload_type,)))]
+    except WireError as error:
+        sa.log("ENC", 1, f"request {header.message_id} is malformed: {error}")
+        sa.host.count(sa.name, "invalid")
+        payloads = [Notify(NotifyType.INVALID_SYNTAX)]
+    else:
+        _count_in(sa, message, 0)
+        payloads = _answer(sa, message, now)
+        if payloads is None:
+            payloads = [Notify(NotifyType.INVALID_SYNTAX)]
+    if sa.state is State.DEAD or sa.protection is None:
+        return
+    answer = make_header(
+        sa.spi_i, sa.spi_r, header.exchange, header.message_id, from_initiator=sa.initiator, response=True
+    )
+    response = sa.protection.seal(answer, payloads)
+    sa.responses.answered(data, response)
+    _log_out(sa, Message(answer, tuple(payloads)))
+    _send(sa, response, local, remote)
+    actions, sa.after_reply = sa.after_reply, []
+    for action in actions:
+        action(now)
+
+
+def _answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
+    """The response's payloads by the state table; None when the message has no row or does not fit its row."""
+    kind = kind_of(message)
+    row = TABLE.get((sa.state, Role.RESPONDER, kind)) if kind is not None else None
+    if row is None:
+        sa.log("IKE", 1, f"{describe(message)} is not expected in state {sa.state.name}, ignored")
+        sa.host.count(sa.name, "invalid")
+        return None
+    missing, twice = row.missing(message), duplicated(message)
+    if missing or twice is not None:
+        what = f"payloads missing: {', '.join(missing)}" if missing else f"payload {twice} is there twice"
+        sa.log("IKE", 1, f"{describe(message)}: {what}")
+        sa.host.count(sa.name, "invalid")
+        return None
+    before = sa.state
+    _adopt_if_used(sa, message, now)
+    try:
+        payloads: list[Payload] = row.handler(sa, message, now)
+    except Refusal as refusal:
+        sa.log("IKE", 1, refusal.message)
+        if kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD):
+            sa.counters.child_rejects_out += 1
+        if refusal.notify not in (NotifyType.TEMPORARY_FAILURE, NotifyType.INVALID_KE_PAYLOAD):
+            lifecycle.failed(sa, None, refusal.notify.name, refusal.message)
+        payloads = [Notify(refusal.notify, refusal.data, refusal.protocol, refusal.spi)]
+    _observe(sa, row, before)
+    return payloads
+
+
+def _adopt_if_used(sa: IkeSa, message: Message, now: float) -> None:
+    """The peer uses the IKE SA that it made in a rekey collision, other than to delete it: it is the one that stays."""
+    parent = sa.parent
+    if parent is not None and parent.successor is None and not message.all(Delete):
+        for task in parent.active.values():
+            if isinstance(task, RekeyIke) and task.rival is sa:
+                task.rival = None
+        conclude(parent, sa, now)
+
+
+def _receive_response(
+    sa: IkeSa, header: Header, data: bytes, local: Address, remote: Address, now: float
+) -> None:
+    task = sa.active.get(header.message_id)
+    if task is None or task.kind.exchange != header.exchange:
+        _drop(sa, f"response with message ID {header.message_id} answers nothing")
+        return
+    if task.kind is Kind.IKE_SA_INIT:
+        _receive_init_response(sa, task, data, local, now)
+        return
+    opened = _open(sa, header, data)
+    if opened is None:
+        return
+    _authenticated(sa, data, local, remote, now)
+    try:
+        message = Message(header, parse_inner(*opened))
+    except WireError as error:
+        sa.log("ENC", 1, f"response {header.message_id} is malformed: {error}")
+        sa.host.count(sa.name, "invalid")
+        _broken_response(sa, task, header.message_id, now)
+        return
+    _count_in(sa, message, 0)
+    _conclude_task(sa, task, message, now)
+
+
+def _receive_init_response(sa: IkeSa, task: Task, data: bytes, local: Address, now: float) -> None:
+    """Nothing protects this response: what cannot be right is dropped, for the right one may still come."""
+    initial = sa.initial
+    try:
+        message = parse_message(data)
+    except WireError as error:
+        _drop(sa, str(error))
+        return
+    row = TABLE.get((sa.state, Role.INITIATOR, Kind.IKE_SA_INIT))
+    if row is None or initial is None:
+        _drop(sa, "not waiting for an IKE_SA_INIT response")
+        return
+    if sa.local.host.is_unspecified:
+        sa.local = Address(local.host, sa.local.port)
+    retry = message.notify(NotifyType.COOKIE) or message.notify(NotifyType.INVALID_KE_PAYLOAD)
+    if (row.missing(message) and message.error() is None and retry is None) or duplicated(
+        message
+    ) is not None:
+        _drop(sa, "the IKE_SA_INIT response is incomplete")
+        return
+    if not row.missing(message) and message.header.responder_spi == bytes(8):
+        _drop(sa, "the IKE_SA_INIT response has no responder SPI")
+        return
+    initial.peer_message = data
+    sa.counters.packets_in += 1
+    sa.counters.octets_in += len(data)
+    sa.last_inbound = now
+    _count_in(sa, message, 0)
+    _conclude_task(sa, task, message, now)
+
+
+def _conclude_task(sa: IkeSa, task: Task, message: Message, now: float) -> None:
+    message_id = message.header.message_id
+    row = TABLE.get((sa.state, Role.INITIATOR, task.kind))
+    missing = row.missing(message) if row is not None and message.error() is None else []
+    if task.kind is Kind.IKE_SA_INIT and message.notify(NotifyType.COOKIE) is not None:
+        missing = []
+    if row is None or missing or duplicated(message) is not None:
+        sa.log("IKE", 1, f"{describe(message)} does not fit: {', '.join(missing) or 'no row for it'}")
+        sa.host.count(sa.name, "invalid")
+        _broken_response(sa, task, message_id, now)
+        return
+    sa.requests.answered(message_id)
+    del sa.active[message_id]
+    before = sa.state
+    row.handler(sa, task, message, now)
+    _observe(sa, row, before)
+    if sa.state is not State.DEAD:
+        sa.host.touch(sa)
+        error = message.error()
+        if error is not None and error.type == NotifyType.INVALID_SYNTAX and sa.state is State.ESTABLISHED:
+            # The peer may have dropped the IKE SA over it (§2.21.3): find out.
+            check_liveness(sa)
+
+
+def _broken_response(sa: IkeSa, task: Task, message_id: int, now: float) -> None:
+    """An authenticated response that makes no sense: the exchange is over and has failed."""
+    sa.requests.answered(message_id)
+    sa.active.pop(message_id, None)
+    task.abort(sa, "INVALID_SYNTAX", now)
+    lifecycle.failed(sa, None, "INVALID_SYNTAX", "the peer's response is malformed")
+    if sa.state is not State.ESTABLISHED:
+        lifecycle.destroy(sa, "INVALID_SYNTAX", now)
+    else:
+        check_liveness(sa)
+
+
+def _open(sa: IkeSa, header: Header, data: bytes) -> tuple[int, bytes] | None:
+    if sa.protection is None:
+        _drop(sa, "no keys yet")
+        return None
+    try:
+        outer = parse_chain(header.next_payload, data[HEADER_OCTETS:])
+        return sa.protection.open(data, outer)
+    except (IntegrityError, WireError) as error:
+        _drop(sa, str(error))
+        return None
+
+
+def _drop(sa: IkeSa, why: str) -> None:
+    sa.counters.drops_in += 1
+    sa.host.count(sa.name, "invalid")
+    sa.log("NET", 1, f"message dropped: {why}")
+
+
+def _authenticated(sa: IkeSa, data: bytes, local: Address, remote: Address, now: float) -> None:
+    """Counters, liveness, and the peer's address: it follows its NAT's if we are not behind one (§2.23)."""
+    sa.counters.packets_in += 1
+    sa.counters.octets_in += len(data)
+    sa.last_inbound = now
+    if (local, remote) == (sa.local, sa.remote):
+        return
+    if sa.state in (State.HALF_OPEN, State.AUTH_SENT):
+        sa.local, sa.remote = local, remote  # the float to port 4500
+        sa.host.touch(sa)
+        return
+    if remote != sa.remote and sa.nat_remote and not sa.nat_local:
+        move(sa, local, remote)
+
+
+def move(sa: IkeSa, local: Address, remote: Address) -> None:
+    """The peer is reached at another address or port from now on."""
+    sa.log("IKE", 1, f"remote endpoint changed from {sa.remote} to {remote}")
+    sa.local, sa.remote = local, remote
+    for child in sa.children:
+        if child.inbound is not None:
+            sa.host.emit(UpdateSa(child.inbound, remote, local, child.encapsulated))
+        if child.outbound is not None:
+            sa.host.emit(UpdateSa(child.outbound, local, remote, child.encapsulated))
+            child.outbound = type(child.outbound)(
+                child.outbound.direction, child.outbound.protocol, child.outbound.spi, remote.host
+            )
+    update_addresses(sa)
+
+
+def _observe(sa: IkeSa, row: object, before: State) -> None:
+    observer = sa.host.options.observer
+    if observer is not None:
+        observer(row, before, sa.state)
+
+
+# --- outgoing -----------------------------------------------------------------------------------------------
+
+
+def pump(sa: IkeSa, now: float) -> None:
+    """Send the requests that wait, as far as the peer's window lets us."""
+    while (
+        sa.state is not State.DEAD and sa.queue and sa.requests.has_room and len(sa.active) < sa.requests.size
+    ):
+        task = next((t for t in sa.queue if t.not_before <= now), None)
+        if task is None:
+            return
+        sa.queue.remove(task)
+        if sa.state is State.DELETING and not isinstance(task, DeleteIke):
+            task.abort(sa, "the IKE_SA is being deleted", now)
+            continue
+        payloads = task.request(sa, now)
+        if payloads is None:
+            if isinstance(task, IkeAuth) and task.failure is not None:
+                ike_auth.give_up(sa, task, now)
+            sa.host.touch(sa)
+            continue
+        _send_request(sa, task, payloads, now)
+
+
+def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) -> None:
+    header = make_header(
+        sa.spi_i,
+        sa.spi_r,
+        task.kind.exchange,
+        sa.requests.next_id,
+        from_initiator=sa.initiator,
+        response=False,
+    )
+    if task.kind is Kind.IKE_SA_INIT:
+        assert sa.initial is not None
+        datagram = build_message(header, payloads)
+        sa.initial.message = datagram
+    else:
+        assert sa.protection is not None
+        datagram = sa.protection.seal(header, payloads)
+    sa.active[sa.requests.sent(datagram, now)] = task
+    _log_out(sa, Message(header, tuple(payloads)))
+    _send(sa, datagram, sa.local, sa.remote)
+    sa.host.touch(sa)
+
+
+def _send(sa: IkeSa, datagram: bytes, local: Address, remote: Address) -> None:
+    sa.counters.packets_out += 1
+    sa.counters.octets_out += len(datagram)
+    sa.log("NET", 1, f"sending packet: from {local} to {remote} ({len(datagram)} bytes)")
+    sa.host.emit(SendDatagram(datagram, local, remote, local.port != sa.host.options.port))
+
+
+def _log_out(sa: IkeSa, message: Message) -> None:
+    _count_message(sa, message, "out")
+    sa.counters.notifies_out += len(message.all(Notify))
+    sa.log("ENC", 1, f"generating {describe(message)}")
+
+
+def _count_in(sa: IkeSa, message: Message, octets: int) -> None:
+    if octets:
+        sa.counters.packets_in += 1
+        sa.counters.octets_in += octets
+    sa.counters.notifies_in += len(message.all(Notify))
+    _count_message(sa, message, "in")
+    sa.log("ENC", 1, f"parsed {describe(message)}")
+
+
+def _count_message(sa: IkeSa, message: Message, direction: str) -> None:
+    prefix = _COUNTER.get(message.header.exchange)
+    if prefix is not None:
+        kind = "resp" if message.header.is_response else "req"
+        sa.host.count(sa.name, f"{prefix}-{direction}-{kind}")
+
+
+def check_liveness(sa: IkeSa) -> None:
+    """Ask the peer for a sign of life, unless a request is under way that will tell as well."""
+    if sa.state is State.ESTABLISHED and not sa.active and not any(isinstance(t, Liveness) for t in sa.queue):
+        sa.enqueue(Liveness(), first=True)
+
+
+def hint(sa: IkeSa, now: float) -> None:
+    """Something unauthenticated says that the peer lost its SAs: check, at most now and then (§2.4, §2.21.4)."""
+    if sa.state is State.ESTABLISHED and now - sa.last_hint >= sa.host.options.hint_interval:
+        sa.last_hint = now
+        check_liveness(sa)
+        pump(sa, now)
+
+
+# --- timers -------------------------------------------------------------------------------------------------
+
+
+def deadline(sa: IkeSa) -> float | None:
+    """When ``handle_timer`` has something to do next."""
+    times = [
+        sa.requests.next_timer(),
+        sa.give_up_at,
+        sa.rekey_at if not sa.busy_with(Kind.REKEY_IKE) else None,
+        sa.expire_at,
+        _liveness_due(sa),
+    ]
+    for child in sa.children:
+        times += [child.rekey_at, child.expire_at, child.remove_at]
+    if len(sa.active) < sa.requests.size:
+        times += [task.not_before for task in sa.queue]
+    return min((t for t in times if t is not None), default=None)
+
+
+def _liveness_due(sa: IkeSa) -> float | None:
+    config = sa.config
+    if config is None or not config.dpd_delay or sa.state is not State.ESTABLISHED or sa.active or sa.queue:
+        return None
+    return sa.last_inbound + config.dpd_delay
+
+
+def handle_timer(sa: IkeSa, now: float) -> None:
+    """Do what is due: retransmit or give up, rekey, expire, check liveness."""
+    due, lost = sa.requests.retransmit(now)
+    if lost:
+        _give_up(sa, now)
+        return
+    for entry in due:
+        sa.log("IKE", 1, f"retransmit {entry.retransmits} of request with message ID {entry.message_id}")
+        sa.counters.retransmits_out += 1
+        _send(sa, entry.datagram, sa.local, sa.remote)
+    if due:
+        sa.host.touch(sa)
+    if sa.give_up_at is not None and now >= sa.give_up_at:
+        _end_waiting(sa, now)
+        if sa.state is State.DEAD:
+            return
+    if sa.state is State.ESTABLISHED:
+        _life_of_ike(sa, now)
+    for child in list(sa.children):
+        if child.remove_at is not None and now >= child.remove_at:
+            lifecycle.remove_child(sa, child, "rekeyed", now)
+        elif child.expire_at is not None and now >= child.expire_at:
+            child.expire_at = None
+            expire_child(sa, child)
+        elif child.rekey_at is not None and now >= child.rekey_at:
+            child.rekey_at = None
+            rekey_child(sa, child)
+    pump(sa, now)
+
+
+def _life_of_ike(sa: IkeSa, now: float) -> None:
+    if sa.expire_at is not None and now >= sa.expire_at:
+        sa.expire_at = sa.rekey_at = None
+        sa.enqueue(DeleteIke("expired"))
+        return
+    if sa.rekey_at is not None and now >= sa.rekey_at and not sa.busy_with(Kind.REKEY_IKE):
+        sa.rekey_at = None
+        rekey_ike(sa)
+    due = _liveness_due(sa)
+    if due is not None and now >= due:
+        seen = [sa.host.last_inbound(c.inbound) for c in sa.children if c.inbound is not None]
+        sa.last_inbound = max([sa.last_inbound, *(t for t in seen if t is not None)])
+        again = _liveness_due(sa)
+        if again is not None and now >= again:
+            sa.enqueue(Liveness())
+        else:
+            sa.host.touch(sa)
+
+
+def rekey_ike(sa: IkeSa) -> RekeyIke | None:
+    """Queue a rekeying of the IKE SA; None when one is under way."""
+    if any(isinstance(task, RekeyIke) for task in sa.tasks()):
+        return None
+    task = RekeyIke()
+    sa.enqueue(task)
+    return task
+
+
+def rekey_child(sa: IkeSa, child: object) -> RekeyChild | None:
+    """Queue a rekeying of a Child SA; None when one is under way or the SA is not up."""
+    found = next((c for c in sa.children if c is child), None)
+    if found is None or not found.alive:
+        return None
+    if any(isinstance(task, RekeyChild) and task.old is found for task in sa.tasks()):
+        return None
+    task = RekeyChild(found)
+    sa.enqueue(task)
+    return task
+
+
+def expire_child(sa: IkeSa, child: object) -> None:
+    """A hard limit is reached: close the Child SA, unless that is under way."""
+    found = next((c for c in sa.children if c is child), None)
+    if found is None or any(isinstance(t, DeleteChild) and t.child is found for t in sa.tasks()):
+        return
+    sa.log("IKE", 0, f"CHILD_SA {found.tag} expired")
+    sa.enqueue(DeleteChild(found, "expired"))
+
+
+def _give_up(sa: IkeSa, now: float) -> None:
+    """The peer does not answer."""
+    tries = sa.host.options.retransmit_tries
+    sa.log("IKE", 1, f"giving up after {tries} retransmits")
+    deleting = next((t for t in sa.active.values() if isinstance(t, DeleteIke)), None)
+    if deleting is not None:
+        lifecycle.destroy(sa, deleting.reason, now)
+        return
+    if sa.established is None:
+        lifecycle.failed(sa, None, "TIMEOUT", "establishing IKE_SA failed, peer not responding")
+        if isinstance(next(iter(sa.active.values()), None), IkeInit) and sa.host.retry(sa, now):
+            lifecycle.destroy(sa, "timeout", now)
+            return
+        sa.log("IKE", 1, "establishing IKE_SA failed, peer not responding")
+    else:
+        lifecycle.failed(sa, None, "TIMEOUT", "peer not responding, IKE_SA is gone")
+    lifecycle.destroy(sa, "timeout", now)
+
+
+def _end_waiting(sa: IkeSa, now: float) -> None:
+    sa.give_up_at = None
+    if sa.state is State.HALF_OPEN:
+        sa.log("IKE", 1, "deleting half open IKE_SA after timeout")
+        lifecycle.failed(sa, None, "TIMEOUT", "half open IKE_SA timed out")
+        lifecycle.destroy(sa, "timeout", now)
+    elif sa.state in (State.REKEYED, State.ESTABLISHED):
+        sa.enqueue(DeleteIke("rekeyed"))

@@ -1,0 +1,197 @@
+"""CREATE_CHILD_SA that rekeys a Child SA, with its collisions (RFC 7296 §1.3.3, §2.8, §2.8.1, §2.25.1)."""
+
+from __future__ import annotations
+
+from ipsecstack.ipsec.sa import SecurityProtocol
+from ipsecstack.keyex.ikev2 import lifecycle, negotiate
+from ipsecstack.keyex.ikev2.create_child import MAX_TRIES, NewChild, next_method, retry_at
+from ipsecstack.keyex.ikev2.informational import DeleteChild
+from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
+from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
+from ipsecstack.keyex.ikev2.states import ChildState, Kind
+from ipsecstack.keyex.ikev2.task import Refusal, Task
+from ipsecstack.wire.ikev2 import Message, Nonce, Notify, NotifyType, Payload, Sa
+from ipsecstack.wire.transforms import KeId
+
+
+class RekeyChild(Task):
+    """Replace a Child SA by a new one: make before break.
+
+    ``rival`` is the Child SA that the peer made for the same purpose while our request was under way.
+    """
+
+    kind = Kind.REKEY_CHILD
+    label = "CHILD_REKEY"
+
+    def __init__(self, old: ChildSa) -> None:
+        super().__init__()
+        self.old = old
+        self.rival: ChildSa | None = None
+        self.method: KeId | None = None
+        self.tries = 0
+        self.offer: ChildOffer | None = None
+
+    def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        old = self.old
+        if old not in sa.children or not old.alive:
+            sa.host.finish(self.tickets, True, f"CHILD_SA {old.tag} is rekeyed or gone")
+            return None
+        self.offer = negotiate.make_offer(sa, old.config, with_ke=True, rekeyed=old, method=self.method)
+        old.state = ChildState.REKEYING
+        old.rekey_at = None
+        sa.host.touch(sa, old)
+        sa.log("IKE", 0, f"rekeying CHILD_SA {old.tag}")
+        sa.counters.child_exchanges_out += 1
+        spi = old.spi_in.to_bytes(4, "big")
+        rekey = Notify(NotifyType.REKEY_SA, protocol=SecurityProtocol.ESP, spi=spi)
+        return [rekey, *negotiate.offer_payloads(self.offer)]
+
+    def drop_offer(self, sa: IkeSa) -> None:
+        if self.offer is not None:
+            lifecycle.release_spi(sa, self.offer.spi_in)
+            self.offer = None
+
+    def abort(self, sa: IkeSa, reason: str, now: float) -> None:
+        self.drop_offer(sa)
+        if self.old.state is ChildState.REKEYING:
+            self.old.state = ChildState.INSTALLED
+        sa.host.finish(self.tickets, False, f"rekeying CHILD_SA '{self.old.name}' failed: {reason}")
+
+    def old_deleted(self, sa: IkeSa, child: ChildSa, now: float) -> None:
+        """The peer deletes the old SA while we rekey it: if it made a new one for it, that one takes over."""
+        if child is self.old and self.rival is not None:
+            _settle(sa, self, self.rival)
+
+
+def _settle(sa: IkeSa, task: RekeyChild, winner: ChildSa) -> None:
+    """``winner`` replaces the old SA."""
+    if task.rival is winner:
+        task.rival = None
+    if task.old in sa.children and task.old.replaced_by is None:
+        lifecycle.replace_child(sa, task.old, winner)
+    sa.host.finish(task.tickets, True, f"CHILD_SA {task.old.tag} rekeyed to {winner.tag}")
+
+
+def handle_response(sa: IkeSa, task: RekeyChild, message: Message, now: float) -> None:
+    offer, old, rival = task.offer, task.old, task.rival
+    assert offer is not None
+    error = message.error()
+    if error is not None and message.get(Sa) is None:
+        _refused(sa, task, error, now)
+        return
+    nonce = message.get(Nonce)
+    nr = nonce.data if nonce else b""
+    ours_lost = rival is not None and rival in sa.children and min(offer.nonce, nr) < min(rival.nonces)
+    try:
+        new = negotiate.conclude_offer(sa, offer, message, offer.nonce, nr, now, hold_outbound=ours_lost)
+    except ChildFailure as failure:
+        sa.log("IKE", 1, failure.message)
+        sa.counters.child_invalids_in += 1
+        lifecycle.failed(sa, old.name, failure.reason, failure.message)
+        if failure.at_peer:
+            sa.enqueue(DeleteChild.of_spi(offer.spi_in))
+        _later(sa, task, failure.reason, now)
+        return
+    task.offer = None
+    if rival is not None and ours_lost:
+        # The SA with the lowest nonce goes, deleted by the end that made it; the peer deletes the old one.
+        sa.log("IKE", 1, "CHILD_SA rekey collision lost, deleting redundant child")
+        _settle(sa, task, rival)
+        new.replaced_by = rival
+        new.rekey_at = None
+        sa.enqueue(DeleteChild(new, "redundant"), first=True)
+        return
+    if rival is not None and rival in sa.children:
+        sa.log("IKE", 1, "CHILD_SA rekey collision won, deleting old child")
+        rival.state = ChildState.REKEYED
+        rival.replaced_by = new
+        rival.rekey_at = None
+        sa.host.touch(sa, rival)
+        task.rival = None
+    if old in sa.children:
+        _settle(sa, task, new)
+        sa.enqueue(DeleteChild(old, "rekeyed"), first=True)
+    else:
+        lifecycle.announce_child(sa, new)
+        sa.host.finish(task.tickets, True, f"CHILD_SA {old.tag} rekeyed to {new.tag}")
+
+
+def _refused(sa: IkeSa, task: RekeyChild, error: Notify, now: float) -> None:
+    offer, old, rival = task.offer, task.old, task.rival
+    assert offer is not None
+    if rival is not None and rival in sa.children:
+        task.drop_offer(sa)
+        _settle(sa, task, rival)
+        return
+    if error.type == NotifyType.INVALID_KE_PAYLOAD and task.tries < MAX_TRIES:
+        method = next_method(old.config, offer.method, error.data)
+        if method is not None:
+            task.drop_offer(sa)
+            task.tries += 1
+            task.method = method
+            if old.state is ChildState.REKEYING:
+                old.state = ChildState.INSTALLED
+            sa.enqueue(task, first=True)
+            return
+    if error.type == NotifyType.CHILD_SA_NOT_FOUND:
+        task.drop_offer(sa)
+        if old in sa.children and old.state is ChildState.REKEYING:
+            sa.log("IKE", 1, f"peer does not know CHILD_SA {old.tag} any more, creating a new one")
+            lifecycle.remove_child(sa, old, "peer-deleted", now, act=False)
+            again = NewChild(old.config)
+            again.tickets, task.tickets = task.tickets, []
+            sa.enqueue(again)
+        sa.host.finish(task.tickets, True, f"CHILD_SA {old.tag} is gone")
+        return
+    if error.type != NotifyType.TEMPORARY_FAILURE:
+        lifecycle.failed(sa, old.name, error.name, f"received {error.name} notify, rekeying failed")
+    _later(sa, task, error.name, now)
+
+
+def _later(sa: IkeSa, task: RekeyChild, reason: str, now: float) -> None:
+    """Keep the old SA and try again soon, until its lifetime ends."""
+    old = task.old
+    task.drop_offer(sa)
+    if old in sa.children and old.state is ChildState.REKEYING:
+        old.state = ChildState.INSTALLED
+        old.rekey_at = retry_at(sa, now)
+        sa.log(
+            "IKE",
+            1,
+            f"rekeying CHILD_SA {old.tag} failed: {reason}, trying again in {int(old.rekey_at - now)}s",
+        )
+        sa.host.touch(sa, old)
+    sa.host.finish(task.tickets, False, f"rekeying CHILD_SA '{old.name}' failed: {reason}")
+
+
+def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
+    """The peer rekeys: make the new pair, keep sending over the old one until the peer deletes it."""
+    sa.counters.child_exchanges_in += 1
+    notify = message.notify(NotifyType.REKEY_SA)
+    nonce = message.get(Nonce)
+    assert notify is not None
+    assert nonce is not None
+    old = sa.child_by_spi_out(int.from_bytes(notify.spi, "big")) if len(notify.spi) == 4 else None
+    if old is None or old.state is ChildState.DELETED:
+        raise Refusal(
+            NotifyType.CHILD_SA_NOT_FOUND,
+            f"CHILD_SA with SPI {notify.spi.hex()} to rekey not found",
+            spi=notify.spi,
+            protocol=notify.protocol,
+        )
+    if sa.busy_with(Kind.REKEY_IKE):
+        raise Refusal(NotifyType.TEMPORARY_FAILURE, "the IKE_SA is being rekeyed")
+    if not old.alive:
+        raise Refusal(NotifyType.TEMPORARY_FAILURE, f"CHILD_SA {old.tag} is {old.state.value}")
+    ours = sa.busy_with(Kind.REKEY_CHILD)
+    task = ours if isinstance(ours, RekeyChild) and ours.old is old else None
+    if task is not None and task.rival is not None:
+        raise Refusal(NotifyType.TEMPORARY_FAILURE, f"CHILD_SA {old.tag} is being rekeyed")
+    nr = sa.host.random(negotiate.NONCE_OCTETS)
+    payloads, new = negotiate.answer_offer(sa, message, nonce.data, nr, now, with_ke=True, rekeyed=old)
+    if task is not None:
+        sa.log("IKE", 1, f"detected CHILD_REKEY collision on {old.tag}")
+        task.rival = new
+    else:
+        lifecycle.replace_child(sa, old, new)
+    return payloads

@@ -1,0 +1,154 @@
+"""The state machine of an IKE SA, as one table (RFC 7296 §1.2-1.4, §2.25).
+
+Every message that passed the window and the integrity check is looked up here by (state, our role in the exchange,
+kind of exchange). What is not declared is rejected and changes nothing.
+``docs/ikev2-states.md`` is generated from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ipsecstack.keyex.ikev2 import (
+    create_child,
+    ike_auth,
+    ike_sa_init,
+    informational,
+    rekey_child,
+    rekey_ike,
+)
+from ipsecstack.keyex.ikev2.states import Kind, Need, Role, Row, State
+
+_NONE: frozenset[Need] = frozenset()
+_CHILD = frozenset({Need.SA, Need.TSI, Need.TSR})
+_CHILD_KE = _CHILD | {Need.NONCE}
+
+
+def _row(
+    state: State,
+    role: Role,
+    kind: Kind,
+    required: Iterable[Need],
+    optional: Iterable[Need],
+    handler: object,
+    following: tuple[State, ...],
+    story: str,
+) -> Row:
+    assert callable(handler)
+    return Row(state, role, kind, frozenset(required), frozenset(optional), handler, following, story)
+
+
+IN, R = Role.INITIATOR, Role.RESPONDER
+S, K, N = State, Kind, Need
+
+ROWS: tuple[Row, ...] = (
+    # --- initial exchanges ---
+    _row(S.NEW, R, K.IKE_SA_INIT, {N.SA, N.KE, N.NONCE}, _NONE, ike_sa_init.handle_request, (S.HALF_OPEN, S.NEW),
+         "A peer begins. Cookies were settled before. Algorithms are chosen, keys computed; a refusal keeps nothing."),
+    _row(S.INIT_SENT, IN, K.IKE_SA_INIT, {N.SA, N.KE, N.NONCE}, {N.CERTREQ}, ike_sa_init.handle_response,
+         (S.AUTH_SENT, S.INIT_SENT, S.DEAD),
+         "The responder chose, or asks for a cookie or another key exchange method (then we ask again)."),
+    _row(S.HALF_OPEN, R, K.IKE_AUTH, {N.IDI}, _CHILD | {N.IDR, N.AUTH, N.CERT, N.CERTREQ, N.CP},
+         ike_auth.handle_request, (S.ESTABLISHED, S.HALF_OPEN, S.DEAD),
+         "The peer says who it is and proves it; we do the same, and the first Child SA is made. No AUTH means EAP."),
+    _row(S.AUTH_SENT, IN, K.IKE_AUTH, {N.IDR, N.AUTH}, _CHILD | {N.CERT, N.CP, N.EAP}, ike_auth.handle_response,
+         (S.ESTABLISHED, S.AUTH_SENT, S.DEAD),
+         "The responder proves who it is. If it does not, it is told so in a Delete."),
+    # --- an established IKE SA ---
+    _row(S.ESTABLISHED, R, K.NEW_CHILD, _CHILD_KE, {N.KE, N.CP}, create_child.handle_request, (S.ESTABLISHED,),
+         "The peer asks for another Child SA: selectors are narrowed, both SAs installed."),
+    _row(S.ESTABLISHED, IN, K.NEW_CHILD, _CHILD_KE, {N.KE, N.CP}, create_child.handle_response, (S.ESTABLISHED,),
+         "Our Child SA, or the reason why there is none."),
+    _row(S.ESTABLISHED, R, K.REKEY_CHILD, _CHILD_KE | {N.REKEY_SA}, {N.KE}, rekey_child.handle_request,
+         (S.ESTABLISHED,),
+         "The peer replaces a Child SA: inbound is installed now, outbound when the peer deletes the old one."),
+    _row(S.ESTABLISHED, IN, K.REKEY_CHILD, _CHILD_KE, {N.KE}, rekey_child.handle_response, (S.ESTABLISHED,),
+         "Our replacement is there: we send over it and delete the old one. Nonces settle a collision."),
+    _row(S.ESTABLISHED, R, K.REKEY_IKE, {N.SA, N.NONCE}, {N.KE}, rekey_ike.handle_request,
+         (S.REKEYED, S.ESTABLISHED),
+         "The peer replaces the IKE SA: the children move, the old one waits for its deletion."),
+    _row(S.ESTABLISHED, IN, K.REKEY_IKE, {N.SA, N.NONCE, N.KE}, _NONE, rekey_ike.handle_response,
+         (S.REKEYED, S.ESTABLISHED),
+         "Our new IKE SA is there: the children move and we delete the old one. Nonces settle a collision."),
+    _row(S.ESTABLISHED, R, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_request,
+         (S.ESTABLISHED, S.DELETING),
+         "Deletes, notifications, or a liveness check."),
+    _row(S.ESTABLISHED, IN, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_response,
+         (S.ESTABLISHED,),
+         "A Child SA of ours is closed, or the peer is alive."),
+    # --- replaced by a new IKE SA ---
+    _row(S.REKEYED, R, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_request,
+         (S.DELETING, S.REKEYED),
+         "The peer deletes the old IKE SA."),
+    _row(S.REKEYED, IN, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_response, (S.REKEYED,),
+         "The response to something sent before the rekeying."),
+    _row(S.REKEYED, R, K.NEW_CHILD, _CHILD_KE, {N.KE, N.CP}, create_child.refuse_request, (S.REKEYED,),
+         "Too late here: TEMPORARY_FAILURE."),
+    _row(S.REKEYED, R, K.REKEY_CHILD, _CHILD_KE | {N.REKEY_SA}, {N.KE}, create_child.refuse_request, (S.REKEYED,),
+         "Too late here: TEMPORARY_FAILURE."),
+    _row(S.REKEYED, R, K.REKEY_IKE, {N.SA, N.NONCE}, {N.KE}, create_child.refuse_request, (S.REKEYED,),
+         "It is rekeyed already: TEMPORARY_FAILURE."),
+    # --- being deleted by us ---
+    _row(S.DELETING, IN, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_response,
+         (S.DEAD, S.DELETING),
+         "The peer knows: the IKE SA is gone."),
+    _row(S.DELETING, R, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_request, (S.DELETING,),
+         "Deletes cross on the way; liveness checks are still answered."),
+    _row(S.DELETING, R, K.NEW_CHILD, _CHILD_KE, {N.KE, N.CP}, create_child.refuse_request, (S.DELETING,),
+         "Too late: TEMPORARY_FAILURE."),
+    _row(S.DELETING, R, K.REKEY_CHILD, _CHILD_KE | {N.REKEY_SA}, {N.KE}, create_child.refuse_request,
+         (S.DELETING,),
+         "Too late: TEMPORARY_FAILURE."),
+    _row(S.DELETING, R, K.REKEY_IKE, {N.SA, N.NONCE}, {N.KE}, create_child.refuse_request, (S.DELETING,),
+         "Too late: TEMPORARY_FAILURE."),
+)  # fmt: skip
+
+TABLE: dict[tuple[State, Role, Kind], Row] = {(row.state, row.role, row.kind): row for row in ROWS}
+assert len(TABLE) == len(ROWS)
+
+
+def markdown() -> str:
+    """The table as docs/ikev2-states.md shows it."""
+    lines = [
+        "# The IKEv2 state machine",
+        "",
+        "Generated from `ipsecstack/keyex/ikev2/table.py` by `python -m ipsecstack.keyex.ikev2.table`; a test",
+        "holds the two together. A message is looked up by the IKE SA's state, our role in the exchange and the",
+        "kind of exchange, after its message ID and integrity have been checked. What has no row is rejected and",
+        "changes nothing.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> NEW",
+        "    NEW --> INIT_SENT: initiate",
+    ]
+    seen: set[tuple[State, State]] = set()
+    for row in ROWS:
+        for following in row.next:
+            if following is not row.state and (row.state, following) not in seen:
+                seen.add((row.state, following))
+                lines.append(f"    {row.state.name} --> {following.name}: {row.kind.value}")
+    lines += [
+        "    ESTABLISHED --> DELETING: terminate, expiry",
+        "    AUTH_SENT --> DELETING: responder not authenticated",
+        "    REKEYED --> DELETING: our Delete of the old IKE SA",
+        "    DELETING --> DEAD",
+        "    DEAD --> [*]",
+        "```",
+        "",
+        "| state | role | exchange | required | optional | next | story |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        required = ", ".join(sorted(n.name for n in row.required)) or "–"
+        optional = ", ".join(sorted(n.name for n in row.optional)) or "–"
+        following_names = ", ".join(s.name for s in row.next)
+        lines.append(
+            f"| {row.state.name} | {row.role.value} | {row.kind.value} | {required} | {optional} | "
+            f"{following_names} | {row.story} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

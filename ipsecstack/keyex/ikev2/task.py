@@ -1,0 +1,46 @@
+"""Exchanges that we initiate, as tasks: queued, sent one at a time, concluded by a row of the state table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ipsecstack.keyex.ikev2.states import Kind
+from ipsecstack.wire.ikev2 import NotifyType, Payload
+
+if TYPE_CHECKING:
+    from ipsecstack.keyex.ikev2.sa import IkeSa
+
+
+class Task:
+    """One exchange to do. ``label`` is strongSwan's word in VICI's tasks-active and tasks-queued."""
+
+    kind: ClassVar[Kind]
+    label: ClassVar[str]
+    moves: ClassVar[bool] = True
+    """Goes to the new IKE SA when the old one is rekeyed while this task waits."""
+
+    def __init__(self) -> None:
+        self.tickets: list[int] = []
+        self.not_before = 0.0
+
+    def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        """The request's payloads, or None when there is nothing left to do."""
+        raise NotImplementedError
+
+    def abort(self, sa: IkeSa, reason: str, now: float) -> None:
+        """The exchange cannot be done any more (timeout, the IKE SA is gone): let go of what was reserved."""
+        sa.host.finish(self.tickets, False, f"{self.label} failed: {reason}")
+
+
+class Refusal(Exception):
+    """A request that is answered with an error notification and nothing else."""
+
+    def __init__(
+        self, notify: NotifyType, message: str, data: bytes = b"", *, spi: bytes = b"", protocol: int = 0
+    ):
+        super().__init__(message)
+        self.notify = notify
+        self.message = message
+        self.data = data
+        self.spi = spi
+        self.protocol = protocol

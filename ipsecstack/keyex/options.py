@@ -1,0 +1,65 @@
+"""Knobs of an endpoint. The defaults are strongSwan's where it has the same knob (strongswan.conf(5))."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings that hold for all connections. Times are seconds."""
+
+    port: int = 500
+    """Local UDP port of IKE."""
+    port_nat_t: int = 4500
+    """Local UDP port of IKE and ESP in UDP (RFC 7296 §2.23)."""
+
+    retransmit_timeout: float = 4.0
+    retransmit_base: float = 1.8
+    retransmit_tries: int = 5
+    """Retransmissions of a request before the peer is given up; the waits are timeout * base**n."""
+    retransmit_jitter: float = 0.1
+    """Each wait is shortened by a random part of it, at most this fraction."""
+    retransmit_limit: float = 0.0
+    """Longest single wait; 0 means no limit."""
+
+    half_open_timeout: float = 30.0
+    """A responder forgets an IKE SA that is not authenticated by then."""
+    cookie_threshold: int = 30
+    """Half-open IKE SAs from which on cookies are demanded (RFC 7296 §2.6)."""
+    cookie_threshold_ip: int = 3
+    """The same for the half-open IKE SAs of one remote address."""
+    block_threshold_ip: int = 5
+    """Half-open IKE SAs of one remote address from which on requests are dropped; 0 means never."""
+    init_limit_half_open: int = 0
+    """Half-open IKE SAs from which on every IKE_SA_INIT request is dropped; 0 means never."""
+    cookie_lifetime: float = 10.0
+    """Age at which the cookie secret changes; the one before it is still accepted."""
+    answer_rate: float = 20.0
+    """Unauthenticated answers (INVALID_IKE_SPI, INVALID_SPI, INVALID_MAJOR_VERSION) per second, over all peers."""
+    hint_interval: float = 5.0
+    """Least time between two liveness checks that unauthenticated hints cause on one IKE SA (RFC 7296 §2.4)."""
+
+    retry_interval: float = 10.0
+    """Wait before a rekeying that failed for the moment (TEMPORARY_FAILURE) is tried again."""
+    retry_jitter: float = 5.0
+    delete_rekeyed_delay: float = 5.0
+    """A rekeyed Child SA's inbound SA stays this long after its deletion, for packets under way."""
+    rekeyed_timeout: float = 180.0
+    """A rekeyed IKE SA that its peer does not delete is deleted by us then."""
+    request_window: int = 1
+    """Own requests outstanding at a time, if the peer's window allows as many (RFC 7296 §2.3)."""
+
+    export_keys: bool = False
+    """Emit KeysDerived, for decryption by tshark. For debugging only: it gives keys away."""
+    remember_changes: int = 4096
+    """Ended SAs that ``ike_sas_changed_since`` remembers."""
+    observer: Callable[[object, object, object], None] | None = None
+    """Called with (row, state before, state after) of each handled message: for tests of the state table."""
+
+    @property
+    def give_up_after(self) -> float:
+        """Seconds after which an unanswered request counts as lost, without jitter and limit."""
+        waits = range(self.retransmit_tries + 1)
+        return sum(self.retransmit_timeout * self.retransmit_base**n for n in waits)
