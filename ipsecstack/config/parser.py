@@ -116,6 +116,9 @@ def parse(text: str, source: str) -> tuple[Statement, ...]:
         ) from None
 
 
+_ALONE = "a name stands alone; write name = value or name { ... }"
+
+
 def _explain(error: UnexpectedInput, text: str) -> tuple[int, str]:
     """The line to point at, and words for it. Never quotes more than one character of the text: it may be a secret."""
     line = max(error.line, 1) if isinstance(error.line, int) else text.count("\n") + 1
@@ -123,9 +126,12 @@ def _explain(error: UnexpectedInput, text: str) -> tuple[int, str]:
         isinstance(error, UnexpectedToken) and error.token.type == "$END"
     )
     if at_end:
-        opened = _open_section(error)
-        if opened is not None:
-            return opened.line or 1, f"section '{opened}' is never closed; add a '}}'"
+        tokens = _pending(error)
+        if tokens and tokens[-1].type == "NAME":
+            return tokens[-1].line or 1, _ALONE
+        opened = [a for a, b in pairwise(tokens) if a.type == "NAME" and b.type == "LBRACE"][-1:]
+        if opened:
+            return opened[0].line or 1, f"section '{opened[0]}' is never closed; add a '}}'"
         return text.count("\n") + 1, "the file ends in the middle of a statement"
     char = error.char if isinstance(error, UnexpectedCharacters) else str(getattr(error, "token", ""))[:1]
     if char == '"':
@@ -138,7 +144,7 @@ def _explain(error: UnexpectedInput, text: str) -> tuple[int, str]:
     if char == ".":
         return line, "a name cannot hold '.'; write nested sections instead: a { b = value }"
     if char == "\n":
-        return line, "a name stands alone; write name = value or name { ... }"
+        return line, _ALONE
     if char == "=":
         return line, "'=' without a name in front of it; write key = value"
     if char == "{":
@@ -146,9 +152,8 @@ def _explain(error: UnexpectedInput, text: str) -> tuple[int, str]:
     return line, "this is neither 'key = value', a section nor an include; write one statement on a line"
 
 
-def _open_section(error: UnexpectedInput) -> Token | None:
+def _pending(error: UnexpectedInput) -> list[Token]:
+    """The tokens of statements that are not finished, in order."""
     state = getattr(getattr(error, "interactive_parser", None), "parser_state", None)
-    stack = list(getattr(state, "value_stack", ()))
-    tokens = [i for i in stack if isinstance(i, Token)]
-    opened = [a for a, b in pairwise(tokens) if a.type == "NAME" and b.type == "LBRACE"]
-    return opened[-1] if opened else None
+    found = [item for item in getattr(state, "value_stack", ()) if isinstance(item, Token)]
+    return [token for token in found if token.type != "_NL"]

@@ -6,8 +6,10 @@ import base64
 import binascii
 import re
 
-_TIME = re.compile(r"^(\d+)\s*([smhdSMHD]?)$")
-_SIZE = re.compile(r"^(0[xX][0-9a-fA-F]+|\d+)\s*([kmgKMG]?)$")
+_INTEGER = re.compile(r"0[xX][0-9a-fA-F]{1,32}|[0-9]{1,40}")
+_DECIMAL = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+_TIME = re.compile(r"([0-9]{1,20})\s*([smhdSMHD]?)")
+_SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,32}|[0-9]{1,40})\s*([kmgKMG]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _FACTOR = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _TRUE = frozenset({"yes", "true", "enabled", "1"})
@@ -27,10 +29,9 @@ def parse_bool(text: str) -> bool:
 
 def parse_int(text: str, low: int = 0, high: int = 2**64 - 1) -> int:
     """A decimal or 0x number within bounds."""
-    try:
-        number = int(text, 16) if text.lower().startswith("0x") else int(text, 10)
-    except ValueError:
-        raise ValueError(f"'{text}' is not a number") from None
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f"'{text}' is not a number")
+    number = int(text, 16) if text[:2] in ("0x", "0X") else int(text, 10)
     if not low <= number <= high:
         raise ValueError(f"{number} is not in {low}..{high}")
     return number
@@ -38,7 +39,7 @@ def parse_int(text: str, low: int = 0, high: int = 2**64 - 1) -> int:
 
 def parse_float(text: str, low: float = 0, high: float = 1e9) -> float:
     """A decimal number within bounds."""
-    if not re.fullmatch(r"\d+(\.\d+)?", text):
+    if not _DECIMAL.fullmatch(text):
         raise ValueError(f"'{text}' is not a number")
     number = float(text)
     if not low <= number <= high:
@@ -48,7 +49,7 @@ def parse_float(text: str, low: float = 0, high: float = 1e9) -> float:
 
 def parse_time(text: str) -> int:
     """Seconds: ``90``, ``90s``, ``30m``, ``4h``, ``2d``."""
-    match = _TIME.match(text)
+    match = _TIME.fullmatch(text)
     if not match:
         raise ValueError(f"'{text}' is not a time; write a number with s, m, h or d, as 30m or 4h")
     seconds = int(match[1]) * _SECONDS[match[2].lower()]
@@ -59,7 +60,7 @@ def parse_time(text: str) -> int:
 
 def parse_size(text: str) -> int:
     """Octets: ``1000``, ``500k``, ``20m``, ``2g`` (powers of 1024); more than 2^64-1 counts as that."""
-    match = _SIZE.match(text)
+    match = _SIZE.fullmatch(text)
     if not match:
         raise ValueError(f"'{text}' is not a size; write a number with k, m or g, as 500m")
     return min(

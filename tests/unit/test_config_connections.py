@@ -1,0 +1,242 @@
+"""A connection's section -> ConnectionConfig: defaults, every key, and what is refused or warned of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ipsecstack.config.certs import FolderSource
+from ipsecstack.config.connections import read_connection
+from ipsecstack.config.daemon import SETTINGS, read_daemon
+from ipsecstack.config.keys import AUTH_UNSUPPORTED, CHILD_UNSUPPORTED, CONNECTION_UNSUPPORTED, Treatment
+from ipsecstack.config.loader import tree_from_text
+from ipsecstack.config.tree import ConfigError
+from ipsecstack.ipsec.sa import Mode
+from ipsecstack.keyex.base import AuthClass, ChildAction, ConnectionConfig, UniquePolicy
+from ipsecstack.keyex.options import Options
+
+
+def read(body: str, warnings: list[str] | None = None) -> ConnectionConfig:
+    tree = tree_from_text(f"c {{\n{body}\n}}", "x.conf")
+    sink = [] if warnings is None else warnings
+    return read_connection(tree.sections["c"], FolderSource(Path("/nonexistent")), sink.append)
+
+
+def child(body: str, warnings: list[str] | None = None) -> object:
+    return read(f"children {{\n k {{\n{body}\n}} }}", warnings).children[0]
+
+
+def test_defaults_are_swanctls() -> None:
+    conn = read("children { k { } }")
+    assert (conn.version, conn.local_addrs, conn.remote_addrs) == (2, ("%any",), ("%any",))
+    assert (conn.rekey_time, conn.over_time, conn.rand_time) == (14400, 1440, 1440)
+    assert (conn.local_port, conn.remote_port, conn.encap, conn.dpd_delay) == (500, 500, False, 0)
+    assert (conn.unique, conn.keyingtries, conn.send_cert) == (UniquePolicy.NO, 1, "ifasked")
+    assert [a.auth for a in conn.local + conn.remote] == [AuthClass.PUBKEY, AuthClass.PUBKEY]
+    assert conn.remote[0].id is not None
+    assert conn.remote[0].id.is_any
+    (kid,) = conn.children
+    assert (kid.rekey_time, kid.life_time, kid.rand_time) == (3600, 3960, 360)
+    assert (kid.rekey_bytes, kid.life_bytes, kid.rand_bytes) == (0, 0, 0)
+    assert (kid.local_ts, kid.remote_ts, kid.mode, kid.policy) == ((), (), Mode.TUNNEL, "PROTECT")
+    assert (kid.start_action, kid.dpd_action, kid.close_action) == (
+        ChildAction.NONE,
+        ChildAction.CLEAR,
+        ChildAction.NONE,
+    )
+    assert kid.replay_window == 32
+
+
+def test_every_supported_key_arrives() -> None:
+    conn = read(
+        """version = 2
+        local_addrs = 10.0.0.1, fe80::1
+        remote_addrs = gw.example.org, 10.0.0.0/8, 10.0.0.1-10.0.0.9, %any
+        local_port = 600
+        remote_port = 601
+        proposals = aes256gcm16-prfsha384-ecp384
+        encap = yes
+        unique = replace
+        keyingtries = 0
+        dpd_delay = 30s
+        rekey_time = 2h
+        over_time = 5m
+        rand_time = 1m
+        send_cert = always
+        send_certreq = no
+        local-x { auth = psk
+            id = a.lab
+            round = 1 }
+        remote { auth = pubkey-sha256-sha384
+            id = "C=CH, O=lab, CN=b" }
+        children {
+          one { local_ts = 10.1.0.0/24, 10.3.0.0/24[tcp/80-90]
+            remote_ts = 2001:db8::/64
+            esp_proposals = aes128gcm16-x25519-esn, default
+            life_time = 1h
+            life_bytes = 100m
+            rekey_packets = 1000
+            start_action = trap
+            dpd_action = restart
+            close_action = start
+            replay_window = 64
+            priority = 7
+            reqid = 9
+            mode = transport }
+          two { mode = drop
+             remote_ts = 0.0.0.0/0 }
+          three { mode = pass } } """
+    )
+    assert (conn.local_port, conn.remote_port, conn.encap, conn.keyingtries) == (600, 601, True, 0)
+    assert (conn.rekey_time, conn.over_time, conn.rand_time, conn.dpd_delay) == (7200, 300, 60, 30)
+    assert (conn.send_cert, conn.send_certreq, conn.unique) == ("always", False, UniquePolicy.REPLACE)
+    assert conn.remote_addrs == ("gw.example.org", "10.0.0.0/8", "10.0.0.1-10.0.0.9", "%any")
+    assert conn.local[0].auth is AuthClass.PSK
+    assert conn.local[0].id is not None
+    assert conn.local[0].id.data == b"a.lab"
+    assert conn.remote[0].auth_hashes == ("sha256", "sha384")
+    one, two, three = conn.children
+    assert [str(ts) for ts in one.local_ts] == ["10.1.0.0/24", "10.3.0.0/24[tcp/80-90]"]
+    assert (one.rekey_time, one.life_time, one.rand_time) == (3240, 3600, 360)
+    assert (one.rekey_bytes, one.life_bytes) == ((100 << 20) * 9 // 10, 100 << 20)
+    assert (one.rekey_packets, one.life_packets, one.rand_packets) == (1000, 1100, 100)
+    assert (one.start_action, one.dpd_action, one.close_action) == (
+        ChildAction.TRAP,
+        ChildAction.RESTART,
+        ChildAction.START,
+    )
+    assert (one.replay_window, one.priority, one.reqid, one.mode) == (64, 7, 9, Mode.TRANSPORT)
+    assert len(one.proposals) == 3
+    assert (two.policy, three.policy) == ("DISCARD", "BYPASS")
+
+
+def test_shunts_need_no_authentication() -> None:
+    conn = read("children { p { mode = pass } }")
+    assert (conn.local, conn.remote) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("body", "where", "word"),
+    [
+        ("remote_adrs = 10.0.0.1", "x.conf:2: connections.c.remote_adrs", "did you mean 'remote_addrs'"),
+        ("version = 1", "connections.c.version", "IKEv1"),
+        ("version = two", "connections.c.version", "not a number"),
+        ("remote_addrs = 10.0.0.300", "connections.c.remote_addrs", "no address"),
+        ("remote_addrs = 10.0.0.9-10.0.0.1", "connections.c.remote_addrs", "no address"),
+        ("local_port = 70000", "connections.c.local_port", "0..65535"),
+        ("rekey_time = 3 weeks", "connections.c.rekey_time", "not a time"),
+        ("proposals = aes128", "connections.c.proposals", "names no"),
+        ("encap = maybe", "connections.c.encap", "neither yes nor no"),
+        ("unique = always", "connections.c.unique", "never, no, keep, replace"),
+        ("locla { auth = psk }", "connections.c.locla", "did you mean 'local'"),
+        ("local { auth = eap-md5 }", "connections.c.local.auth", "not supported yet"),
+        ("local { auth = pks }", "connections.c.local.auth", "did you mean 'psk'"),
+        ("remote { auth = rsa-4096 }", "connections.c.remote.auth", "key type"),
+        ("remote { auth = pubkey-sha1 }", "connections.c.remote.auth", "sha1"),
+        ("local-1 { auth = psk }\nlocal-2 { auth = psk }", "connections.c", "RFC 4739"),
+        ("local { id = @ }", "connections.c.local.id", "without a name"),
+        ("local { certs = none.pem }", "connections.c.local.certs", "cannot read"),
+        ("local { cert1 { slot = 1 } }", "connections.c.local.cert1.slot", "token"),
+        ("local { cert1 { } }", "connections.c.local.cert1", "names no certificate"),
+        ("local { x { } }", "connections.c.local.x", "unknown section"),
+        ("children { k { local_ts = 10.0.0.0/99 } }", "children.k.local_ts", "10.0.0.0/99"),
+        ("children { k { local_ts = dynamic[tcp/80] } }", "children.k.local_ts", "dynamic"),
+        (
+            "children { k { rekey_time = 2h\n life_time = 1h } }",
+            "x.conf:3: connections.c.children.k.life_time",
+            "less than",
+        ),
+        ("children { k { mode = beet } }", "children.k.mode", "tunnel, transport, pass, drop"),
+        ("children { k { mode = pass\n start_action = start } }", "children.k.start_action", "write trap"),
+        (
+            "children { k { esp_proposal = default } }",
+            "children.k.esp_proposal",
+            "did you mean 'esp_proposals'",
+        ),
+        ("children { k { x { } } }", "children.k.x", "no sections"),
+        ("children { x = 1 }", "connections.c.children.x", "unknown key"),
+        (f"children {{ {'n' * 200} {{ }} }}", "children", "1..120"),
+    ],
+)
+def test_errors_name_file_line_key_and_cure(body: str, where: str, word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(body)
+    assert where in str(caught.value)
+    assert word in str(caught.value)
+    assert str(caught.value).startswith("x.conf:")
+
+
+def every_unsupported() -> list[tuple[str, str, bool, str]]:
+    found = []
+    for template, table in (
+        ("{key} = {value}", CONNECTION_UNSUPPORTED),
+        ("remote {{ {key} = {value} }}", AUTH_UNSUPPORTED),
+        ("children {{ k {{ {key} = {value} }} }}", CHILD_UNSUPPORTED),
+    ):
+        for key, what in table.items():
+            harmless = next(iter(sorted(what.harmless)), "")
+            found.append(
+                (template.format(key=key, value="something"), key, what.treatment is Treatment.REFUSE, "")
+            )
+            if harmless:
+                found.append((template.format(key=key, value=harmless), key, False, harmless))
+    return found
+
+
+@pytest.mark.parametrize(("body", "key", "refused", "harmless"), every_unsupported())
+def test_known_but_unsupported_keys(body: str, key: str, refused: bool, harmless: str) -> None:
+    """Refused where ignoring would protect less, warned of otherwise, silent where the value changes nothing."""
+    warnings: list[str] = []
+    if refused:
+        with pytest.raises(ConfigError, match=f"{key}: is not supported yet"):
+            read(body, warnings)
+        return
+    read(body, warnings)
+    assert len(warnings) == (0 if harmless else 1)
+    assert all(key in text and text.startswith("x.conf:2") for text in warnings)
+
+
+def test_security_relevant_keys_are_refused() -> None:
+    for key in ("ah_proposals", "updown", "tfc_padding", "mark_in", "label", "policies"):
+        assert CHILD_UNSUPPORTED[key].treatment is Treatment.REFUSE
+    for key in ("revocation", "cert_policy", "ca_id", "groups", "pubkeys"):
+        assert AUTH_UNSUPPORTED[key].treatment is Treatment.REFUSE
+    for key in ("ppk_id", "ppk_required", "reauth_time", "aggressive"):
+        assert CONNECTION_UNSUPPORTED[key].treatment is Treatment.REFUSE
+
+
+def test_weak_algorithms_are_warned_of() -> None:
+    warnings: list[str] = []
+    child("esp_proposals = null-sha256", warnings)
+    assert warnings == ["x.conf:4: connections.c.children.k.esp_proposals: weak by today's measure: NULL"]
+
+
+# --- the daemon's own section -----------------------------------------------------------------------------------------
+
+
+def test_daemon_settings_are_typed() -> None:
+    tree = tree_from_text(
+        "ipsecstackd { retransmit_timeout = 0.5\n retransmit_tries = 3\n socket = /x\n export_keys = yes }"
+    )
+    assert read_daemon(tree.sections["ipsecstackd"], print) == {
+        "retransmit_timeout": 0.5, "retransmit_tries": 3, "socket": "/x", "export_keys": True,
+    }  # fmt: skip
+    assert read_daemon(None, print) == {}
+
+
+def test_daemon_settings_name_real_options() -> None:
+    """Every setting that is no option of the key exchange is one of the few that the daemon itself reads."""
+    own = {"socket", "group", "log_level", "dataplane", "device", "mtu", "pid_file", "nat_keepalive"}
+    assert set(SETTINGS) - own <= {name for name in Options.__dataclass_fields__}
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [("retransmit_tires = 3", "did you mean 'retransmit_tries'"), ("port = 0", "1..65535"), ("dataplane = xfrm", "tun, memory"),
+     ("retransmit_timeout = fast", "not a number"), ("x { }", "no such section")],
+)  # fmt: skip
+def test_bad_daemon_settings(body: str, word: str) -> None:
+    tree = tree_from_text(f"ipsecstackd {{ {body}\n }}", "x.conf")
+    with pytest.raises(ConfigError, match=word):
+        read_daemon(tree.sections["ipsecstackd"], print)

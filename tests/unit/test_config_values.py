@@ -1,0 +1,175 @@
+"""Single values, identities and proposals of a configuration."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipsecstack.config import values
+from ipsecstack.config.identity import parse_identity
+from ipsecstack.config.proposals import default_proposals, parse_proposal, parse_proposals, weak_algorithms
+from ipsecstack.crypto import dn
+from ipsecstack.ipsec.sa import SecurityProtocol
+from ipsecstack.wire.transforms import EncrId, EsnId, IntegId, KeId, PrfId
+
+IKE, ESP = SecurityProtocol.IKE, SecurityProtocol.ESP
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("90", 90), ("90s", 90), ("30m", 1800), ("4h", 14400), ("2d", 172800), ("1 H", 3600)],
+)
+def test_times(text: str, seconds: int) -> None:
+    assert values.parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "1w", "-1", "1.5h", "1h30m", "9999999d", "٣"])
+def test_bad_times(text: str) -> None:
+    with pytest.raises(ValueError):
+        values.parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    [("0", 0), ("1000", 1000), ("1k", 1024), ("2M", 2 << 20), ("3 g", 3 << 30), ("0x10", 16), ("9" * 30 + "g", 2**64 - 1)],
+)  # fmt: skip
+def test_sizes(text: str, octets: int) -> None:
+    assert values.parse_size(text) == octets
+
+
+def test_numbers_have_bounds() -> None:
+    assert values.parse_int("0x1f", 0, 31) == 31
+    for text in ("32", "-1", "x", "", "1_0"):
+        with pytest.raises(ValueError):
+            values.parse_int(text, 0, 31)
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [("hunter2", b"hunter2"), ("0xDEADbeef", b"\xde\xad\xbe\xef"), ("0xf", b"\x0f"), ("0sc2VjcmV0", b"secret"), ("ä", "ä".encode())],
+)  # fmt: skip
+def test_secrets(text: str, data: bytes) -> None:
+    assert values.parse_secret(text) == data
+
+
+@pytest.mark.parametrize("text", ["0xnothex", "0s!!!", "0x", "0s", ""])
+def test_bad_secrets_are_not_quoted(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        values.parse_secret(text)
+    assert len(text) < 3 or text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "data", "shown"),
+    [
+        ("%any", 0, b"", "%any"),
+        ("", 0, b"", "%any"),
+        ("0.0.0.0", 0, b"", "%any"),
+        ("10.1.2.3", 1, bytes([10, 1, 2, 3]), "10.1.2.3"),
+        ("fe80::1", 5, bytes.fromhex("fe80" + "0" * 27 + "1"), "fe80::1"),
+        ("a.lab", 2, b"a.lab", "a.lab"),
+        ("@a.lab", 2, b"a.lab", "a.lab"),
+        ("fqdn:a.lab", 2, b"a.lab", "a.lab"),
+        ("dns:10.1.2.3", 2, b"10.1.2.3", "10.1.2.3"),
+        ("carol@a.lab", 3, b"carol@a.lab", "carol@a.lab"),
+        ("@@carol", 3, b"carol", "carol"),
+        ("email:carol@a.lab", 3, b"carol@a.lab", "carol@a.lab"),
+        ("@#0a0b", 11, b"\x0a\x0b", "@#0a0b"),
+        ("keyid:#0a0b", 11, b"\x0a\x0b", "keyid:#0a0b"),
+        ("ipv4:#0a010203", 1, bytes([10, 1, 2, 3]), "ipv4:#0a010203"),
+        ("ipv6:fe80::1", 5, bytes.fromhex("fe80" + "0" * 27 + "1"), "fe80::1"),
+        ("not:an:address", 11, b"not:an:address", "not:an:address"),
+    ],
+)
+def test_identities(text: str, kind: int, data: bytes, shown: str) -> None:
+    identity = parse_identity(text)
+    assert (identity.type, identity.data, identity.text) == (kind, data, shown)
+
+
+@pytest.mark.parametrize(
+    "text", ["C=CH, O=lab, CN=a.lab", "asn1dn:C=CH, O=lab, CN=a.lab", "/C=CH/O=lab/CN=a.lab"]
+)
+def test_distinguished_names(text: str) -> None:
+    identity = parse_identity(text)
+    assert identity.type == 9
+    assert identity.text == "C=CH, O=lab, CN=a.lab"
+    assert dn.dn_text(dn.name_from_der(identity.data)) == identity.text
+    assert parse_identity(f"asn1dn:#{identity.data.hex()}").data == identity.data
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["@", "@#", "@#zz", "fqdn:", "ipv4:fe80::1", "ipv4:#00", "ipv6:10.0.0.1", "asn1dn:#00", "C=, O", "asn1gn:x", "a\nb",
+     "ipv4net:10.0.0.0/8"],
+)  # fmt: skip
+def test_bad_identities(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_identity(text)
+
+
+# --- proposals --------------------------------------------------------------------------------------------------------
+
+
+def test_aead_proposal() -> None:
+    proposal = parse_proposal("aes128gcm16-prfsha256-x25519", IKE)
+    assert proposal.encr == ((EncrId.AES_GCM_16, 128),)
+    assert proposal.integ == ()
+    assert proposal.prf == (PrfId.HMAC_SHA2_256,)
+    assert proposal.ke == (KeId.CURVE_25519,)
+
+
+def test_integrity_words_imply_the_prf() -> None:
+    proposal = parse_proposal("aes256-sha256-sha512-ecp256-modp2048", IKE)
+    assert proposal.integ == (IntegId.HMAC_SHA2_256_128, IntegId.HMAC_SHA2_512_256)
+    assert proposal.prf == (PrfId.HMAC_SHA2_256, PrfId.HMAC_SHA2_512)
+    assert proposal.ke == (KeId.ECP_256, KeId.MODP_2048)
+    assert parse_proposal("aes256gcm16-sha384-ecp384", IKE).prf == (PrfId.HMAC_SHA2_384,)
+    assert parse_proposal("aes256gcm16-sha384-ecp384", IKE).integ == ()
+
+
+def test_esp_proposal() -> None:
+    proposal = parse_proposal("esp: aes256-sha256-esn-ecp256", ESP)
+    assert (proposal.encr, proposal.integ) == (((EncrId.AES_CBC, 256),), (IntegId.HMAC_SHA2_256_128,))
+    assert (proposal.esn, proposal.ke, proposal.prf) == ((EsnId.ESN,), (KeId.ECP_256,), ())
+    assert parse_proposal("aes128gcm16", ESP).esn == (EsnId.NO_ESN,)
+    assert parse_proposal("aes128gcm16-esn-noesn", ESP).esn == (EsnId.ESN, EsnId.NO_ESN)
+
+
+def test_defaults_are_strong_and_in_place() -> None:
+    for protocol in (IKE, ESP):
+        assert weak_algorithms(default_proposals(protocol)) == []
+        assert default_proposals(protocol)[0].integ == ()
+        assert parse_proposals([], protocol) == default_proposals(protocol)
+    both = parse_proposals(["aes128gcm16-prfsha256-x25519", "Default"], IKE)
+    assert both[1:] == default_proposals(IKE)
+    assert all(p.ke == () for p in default_proposals(ESP))
+
+
+def test_weak_ones_only_by_name() -> None:
+    assert weak_algorithms(parse_proposals(["null-sha256"], ESP)) == ["NULL"]
+    assert weak_algorithms(parse_proposals(["aes128-sha1"], ESP)) == ["HMAC_SHA1_96"]
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "word"),
+    [
+        ("aes128gcm6-x25519", IKE, "did you mean 'aes128gcm"),
+        ("aes128-sha256", IKE, "no key exchange"),
+        ("aes128gcm16-x25519", IKE, "no PRF"),
+        ("sha256-x25519", IKE, "no encryption"),
+        ("aes128-prfsha256-x25519", IKE, "no integrity"),
+        ("aes128gcm16-aes128-sha256-x25519", IKE, "mixes"),
+        ("aes128-sha256-x25519-esn", IKE, "ESN"),
+        ("aes128-sha256-modpnone", IKE, "modpnone"),
+        ("aes128", ESP, "no integrity"),
+        ("aes128gcm16-sha256", ESP, "takes no integrity"),
+        ("aes128gcm16-prfsha256", ESP, "PRF"),
+        ("ike:aes128gcm16", ESP, "not one for ESP"),
+        ("aes128gcm16-ke1_mlkem768", ESP, "RFC 9370"),
+        ("idea-sha256", ESP, "no known algorithm"),
+        ("blowfish128-sha256", ESP, "not implemented"),
+        ("aes128gcm16-mlkem768", ESP, "not implemented"),
+    ],
+)
+def test_bad_proposals(text: str, protocol: SecurityProtocol, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        parse_proposal(text, protocol)
