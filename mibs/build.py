@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,17 @@ def _up_to_date(output: Path, fingerprint: str) -> tuple[str, ...] | None:
         return None
 
 
-def _parse(files: Mapping[Path, bytes]) -> dict[str, Source]:
-    """Parse all files.  Raises BuildError with the syntax errors of all of them."""
+@cache
+def _parser() -> Any:
+    """pysmi's parser; making one takes longer than parsing a module."""
     from pysmi.parser import SmiV2Parser
 
-    parser = SmiV2Parser()
+    return SmiV2Parser()
+
+
+def _parse(files: Mapping[Path, bytes]) -> dict[str, Source]:
+    """Parse all files.  Raises BuildError with the syntax errors of all of them."""
+    parser = _parser()
     sources: dict[str, Source] = {}
     problems: list[Problem] = []
     for path, content in files.items():

@@ -210,5 +210,6 @@ def _default(default: Mapping[str, Any]) -> int | str | None:
     if form == "hex":
         return "0x" + str(value)
     if form == "bits":
-        return ", ".join(value)
+        named = value["bits"]
+        return ", ".join(sorted(named, key=lambda label: named[label]))
     return str(value)
