@@ -29,6 +29,7 @@ from ipsecstack.io.addresses import AddressMonitor
 from ipsecstack.io.driver import NAT_KEEPALIVE_INTERVAL, Driver
 from ipsecstack.io.errors import NetworkError
 from ipsecstack.io.network import Network
+from ipsecstack.io.sockets import source_address
 from ipsecstack.ipsec.sa import SaId
 from ipsecstack.keyex.base import KeysDerived, LogRecorded, Output
 from ipsecstack.keyex.credentials import CredentialStore
@@ -117,6 +118,7 @@ class Daemon:
             self._start_export(settings.export_keys)
         self.dataplane = self._open_dataplane()
         self._undo.append(self.dataplane.close)
+        mark = getattr(self.dataplane, "socket_mark", 0)
         self.credentials = CredentialStore()
         self.endpoint = Endpoint(
             random=os.urandom,
@@ -126,6 +128,7 @@ class Daemon:
             now=loop.time(),
             wall_clock=time.time,
             last_inbound=self._last_inbound,
+            source_address=partial(source_address, mark=mark),
         )
         self.stack = Stack(self.endpoint, self.dataplane)
         self._undo.append(self.stack.subscribe(self._watch))
@@ -134,7 +137,7 @@ class Daemon:
             self.driver.received,
             port=settings.options.port,
             port_nat_t=settings.options.port_nat_t,
-            mark=getattr(self.dataplane, "socket_mark", 0),
+            mark=mark,
             native_esp=self.dataplane.features.native_esp and self.dataplane.features.userspace,
         )
         self.driver.connect(network)

@@ -144,3 +144,20 @@ def read_ancillary(ancillary: Ancillary) -> tuple[IPAddress | None, int, int]:
         elif level == SOL_UDP and kind == UDP_GRO:
             segment = _INT.unpack(data[:4])[0]
     return local, tos, segment
+
+
+def source_address(remote: IPAddress, mark: int = 0) -> IPAddress | None:
+    """The address that this host would send from to ``remote``; None without a route.
+
+    Asked of the kernel by connecting a UDP socket, which sends nothing.
+    """
+    family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            if mark:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+            sock.connect(sockaddr_of(Address(remote, 500)))
+            found = address_of(sock.getsockname()).host
+    except OSError:
+        return None
+    return None if found.is_unspecified else found

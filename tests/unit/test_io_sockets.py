@@ -14,7 +14,7 @@ import pytest
 from ipsecstack.dataplane.base import EspDatagrams
 from ipsecstack.io.errors import NetworkError, advice
 from ipsecstack.io.raw import RawEspSocket
-from ipsecstack.io.sockets import IkeDatagram, address_of, sockaddr_of
+from ipsecstack.io.sockets import IkeDatagram, address_of, sockaddr_of, source_address
 from ipsecstack.io.udp import UdpSocket
 from ipsecstack.ipsec.sa import Address
 
@@ -178,3 +178,9 @@ def test_link_local_addresses_keep_their_interface() -> None:
     assert address.host == ipaddress.IPv6Address("fe80::1%1")
     assert sockaddr_of(address) == ("fe80::1", 500, 0, 1)
     assert sockaddr_of(Address(ipaddress.IPv6Address("2001:db8::1"), 4500)) == ("2001:db8::1", 4500, 0, 0)
+
+
+def test_the_address_towards_a_peer() -> None:
+    assert source_address(LOOPBACK) == LOOPBACK
+    assert source_address(ipaddress.IPv4Address("127.3.2.1")) is not None
+    assert source_address(ipaddress.IPv4Address("255.255.255.255")) is None
