@@ -134,9 +134,9 @@ class Object:
 
     For a row, `index` is its INDEX (taken from the row that it AUGMENTS, if it does) and `columns` its
     columns in order of their sub-identifier.  A table names its row and a column its row in `row`.  `objects`
-    are the OBJECTS of a notification, the members of a group, or the mandatory groups of a compliance
-    statement.  `default` is the DEFVAL: an int, a label, a str for OCTET STRING (hex when it starts with 0x),
-    or None.
+    are the OBJECTS of a notification, the members of a group, or the groups that a compliance statement
+    names.  `default` is the DEFVAL: an int (also for an enumeration), the labels of BITS joined by ', ', an
+    OCTET STRING as text or as hex after 0x, or None.
     """
 
     name: str

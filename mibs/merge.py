@@ -97,10 +97,15 @@ class Merger:
         if kind in ("scalar", "column"):
             syntax = self._syntax(module, name, entry["syntax"])
             result["syntax"] = self._number(syntax)
-            if "default" in entry:
-                default = _default(entry["default"].get("default", {}))
-                if default is not None:
-                    result["default"] = default
+            default = _default(entry.get("default", {}).get("default", {}))
+            if default is not None:
+                result["default"] = default
+            elif _written_default(self.sources[module].clauses[name]) == []:
+                result["default"] = ""  # BITS with none set
+            elif _written_default(self.sources[module].clauses[name]) is not None:
+                # pysmi drops a DEFVAL that does not fit
+                text = f"the DEFVAL of {name} is no value of its SYNTAX; correct one of the two"
+                raise MergeError(self.sources[module].problem(text, name, "DEFVAL"))
             if entry.get("units"):
                 result["units"] = entry["units"]
         elif kind == "row":
@@ -198,6 +203,11 @@ class Merger:
         for ours, theirs in (("ranges", "range"), ("sizes", "size")):
             if constraints.get(theirs) and ours not in result:
                 result[ours] = sorted([entry["min"], entry["max"]] for entry in constraints[theirs])
+
+
+def _written_default(clause: tuple[Any, ...]) -> Any:
+    """DEFVAL as it stands in the source, None without one."""
+    return next((p[1] for p in clause if isinstance(p, tuple) and p and p[0] == "DEFVAL"), None)
 
 
 def _default(default: Mapping[str, Any]) -> int | str | None:

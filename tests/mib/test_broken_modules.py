@@ -165,6 +165,8 @@ def test_the_good_module_compiles(base: Path, source: Callable[[str, str], Path]
          line("OBJECTS { xColour, x"), "OBJECTS of xGroup names xTexts, which is neither"),
         ("MANDATORY-GROUPS { xGroup }", "MANDATORY-GROUPS { xGroups }",
          line("MANDATORY"), "a group of xCompliance names xGroups, which is neither"),
+        ("    ::= { xEntry 2 }", "    DEFVAL { blue }\n    ::= { xEntry 2 }",
+         line("{ xEntry 2 }"), "the DEFVAL of xColour is no value of its SYNTAX; correct one"),
         ("X-MIB DEFINITIONS", "Y-MIB DEFINITIONS", 1, "defines Y-MIB; name the file Y-MIB.mib"),
         ("DESCRIPTION \"names", "DESCRIPTION names",
          line("names xOther"), "syntax error at 'names'"),
@@ -296,7 +298,7 @@ WORDS = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

@@ -181,7 +181,7 @@ def test_implied_augments_bits_and_default(base: Path, tmp_path: Path) -> None:
     assert flags.syntax.named == (("sweet", 0), ("sour", 1), ("salt", 8))
     assert not flags.syntax.is_enumeration
     assert flags.default == "sweet"
-    assert mibs["richStatus"].default == "active"
+    assert mibs["richStatus"].default == 1
     name = mibs["richName"].syntax
     assert name is not None
     assert (name.name, name.sizes, name.hint) == ("Name", ((1, 8),), "31t")
