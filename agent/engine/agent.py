@@ -37,8 +37,8 @@ from mibs.loader import MibSet, load
 
 log = logging.getLogger(__name__)
 
-OBJECT_ID = (1, 3, 6, 1, 4, 1, 32473)
-"""sysObjectID unless configured: the documentation enterprise (RFC 5612) that the project's own MIB is under."""
+PRODUCT = "igProductAgent"
+"""The node of the project's own MIB that is sysObjectID unless another is configured."""
 RESTART_ONLY = ("state_dir", "engine_id", "max_message_size")
 
 
@@ -59,8 +59,8 @@ class SnmpAgent:
         self.max_message_size = config.max_message_size
         self.resources: Sequence[Resource] = ()
         self.resources_changed = 0
-        self._configure_system(config)
         self._mibs = mibs or load()
+        self._configure_system(config)
         own = [snmpv2_mib.binding(self)]
         if "SNMP-FRAMEWORK-MIB" in self._mibs.modules:
             own.append(snmpv2_mib.framework_binding(self))
@@ -184,7 +184,8 @@ class SnmpAgent:
             if system.description is not None
             else f"ipsec-snmp agent on {platform.system()} {platform.release()} {platform.machine()}"
         )
-        self.object_id = system.object_id or OBJECT_ID
+        product = self._mibs[PRODUCT].oid if PRODUCT in self._mibs else (0, 0)
+        self.object_id = system.object_id or product
         self.services = system.services
 
     def _resources(self) -> list[Resource]:

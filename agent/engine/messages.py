@@ -10,6 +10,8 @@ from agent.smi import ber
 V1 = 0
 V2C = 1
 V3 = 3
+_CONFIRMED = pdus.REQUESTS | {0xA6}
+"""Confirmed class of RFC 3411: the requests, and InformRequest."""
 MIN_MAX_SIZE = 484
 """Smallest msgMaxSize that RFC 3412 section 6 lets an engine announce."""
 
@@ -30,8 +32,8 @@ class V3Frame:
     """What is readable of a v3 message before any security processing.
 
     `auth_at`: offset of msgAuthenticationParameters' octets in the datagram. `data` and `end` delimit msgData's
-    contents: the ScopedPDU's where it is plaintext, the encryptedPDU's otherwise. `request_id` is that of a
-    plaintext PDU, 0 when there is none.
+    contents: the ScopedPDU's where it is plaintext, the encryptedPDU's otherwise. `pdu_type` and
+    `request_id` are those of a plaintext PDU, 0 when there is none.
     """
 
     message_id: int
@@ -47,6 +49,7 @@ class V3Frame:
     priv: bytes = b""
     data: int = 0
     end: int = 0
+    pdu_type: int = 0
     request_id: int = 0
 
     @property
@@ -56,7 +59,10 @@ class V3Frame:
 
     @property
     def reportable(self) -> bool:
-        return bool(self.flags & 0x04)
+        """Whether a Report may answer (RFC 3412 section 6.4): by the PDU's class where it can be read, else by
+        the reportableFlag.
+        """
+        return self.pdu_type in _CONFIRMED if self.pdu_type else bool(self.flags & 0x04)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +131,10 @@ def parse_v3(data: bytes, position: int, end: int) -> V3Frame:
         raise ber.BerError("octets after msgData")
     if kind not in (ber.SEQUENCE, ber.OCTET_STRING) or (kind == ber.OCTET_STRING) != bool(flags & 0x02):
         raise ber.BerError("msgData is not what msgFlags says")
-    request_id = 0
+    pdu_type = request_id = 0
     if kind == ber.SEQUENCE:
-        request_id = _request_id(data, parse_scoped(data, first, stop))
+        scoped = parse_scoped(data, first, stop)
+        pdu_type, request_id = scoped.pdu_type, _request_id(data, scoped)
     return V3Frame(
         message_id,
         max_size,
@@ -142,6 +149,7 @@ def parse_v3(data: bytes, position: int, end: int) -> V3Frame:
         priv,
         first,
         stop,
+        pdu_type,
         request_id,
     )
 

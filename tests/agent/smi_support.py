@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import hmac
 import shutil
 import subprocess
 import threading
@@ -12,9 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.config import Config, parse_config
+import pytest
+
+from agent.config import Config, Listen, parse_config
+from agent.engine import agent as engine_agent
+from agent.engine import messages
+from agent.engine import usm as usm_module
 from agent.engine.agent import SnmpAgent
-from agent.smi import Column, ModuleBinding, Scalar, SetError, Table
+from agent.engine.dispatcher import EngineTransport
+from agent.engine.transport import Peer
+from agent.smi import Column, ModuleBinding, Scalar, SetError, Table, ber
 from agent.smi.rowstatus import Assign, RowStatus, RowStatusWriter, StoredRow, TestAndIncr
 from mibs.loader import IndexPart, MibSet, Module, Object, Syntax, load
 
@@ -45,9 +54,7 @@ INET_TYPE = Syntax(
 )
 OID = Syntax("OBJECT IDENTIFIER", "OBJECT IDENTIFIER")
 FLAGS = Syntax("BITS", "BITS", named=(("a", 0), ("b", 1), ("k", 10)))
-ROW_STATUS = Syntax(
-    "RowStatus", "Integer32", "SNMPv2-TC", named=tuple((s.name, int(s)) for s in RowStatus)
-)
+ROW_STATUS = Syntax("RowStatus", "Integer32", "SNMPv2-TC", named=tuple((s.name, int(s)) for s in RowStatus))
 STORAGE = Syntax(
     "StorageType",
     "Integer32",
@@ -98,9 +105,7 @@ def test_module() -> Module:
     objects.append(
         Object("tValueEntry", name, row, "row", None, "not-accessible", index=index, columns=columns)
     )
-    objects.append(
-        Object("tIndex", name, (*row, 1), "column", INTEGER, "not-accessible", row="tValueEntry")
-    )
+    objects.append(Object("tIndex", name, (*row, 1), "column", INTEGER, "not-accessible", row="tValueEntry"))
     for number, (label, syntax) in enumerate(VALUE_COLUMNS.items(), 2):
         access = "read-write" if label == "tInteger" else "read-only"
         objects.append(Object(label, name, (*row, number), "column", syntax, access, row="tValueEntry"))
@@ -125,6 +130,7 @@ def test_module() -> Module:
 TEST_MIBS = MibSet([test_module()])
 
 
+@functools.cache
 def all_mibs() -> MibSet:
     """The compiled modules and TEST-MIB."""
     return MibSet([*load().modules.values(), test_module()])
@@ -266,14 +272,14 @@ class Store:
 
 def row_writer(**options: Any) -> RowStatusWriter:
     """The writer of rTable."""
-    arguments: dict[str, Any] = dict(
-        store=Store(),
-        status="rStatus",
-        storage="rStorage",
-        required=("rLimit",),
-        defaults={"rText": b"text"},
-        fixed_while_active=("rLimit",),
-    )
+    arguments: dict[str, Any] = {
+        "store": Store(),
+        "status": "rStatus",
+        "storage": "rStorage",
+        "required": ("rLimit",),
+        "defaults": {"rText": b"text"},
+        "fixed_while_active": ("rLimit",),
+    }
     return RowStatusWriter(**{**arguments, **options})
 
 
@@ -506,3 +512,165 @@ def rows(count: int) -> list[Row]:
         )
         for n in range(1, count + 1)
     ]
+
+
+# -- an agent without sockets -----------------------------------------------------------------------------
+
+PEER = Peer(("127.0.0.1", 40000), 0)
+
+
+class Captured(EngineTransport):
+    """Keeps what would be sent."""
+
+    def __init__(self, receive: Any) -> None:
+        super().__init__(receive)
+        self.sent: list[bytes] = []
+
+    def listen(self, addresses: Sequence[Listen]) -> None:
+        self.listening = tuple(addresses)
+
+    def send(self, data: bytes, peer: Peer) -> None:
+        self.sent.append(data)
+
+
+class Offline:
+    """An agent that is handed datagrams by the test."""
+
+    def __init__(self, folder: Path, model: Any, text: str = CONFIG, mibs: MibSet | None = None) -> None:
+        self.agent = SnmpAgent(config(folder, text), [binding(model)], model, mibs or all_mibs())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_agent, "EngineTransport", Captured)
+            asyncio.run(self.agent.start())
+        transport, dispatcher = self.agent._transport, self.agent._dispatcher
+        assert isinstance(transport, Captured)
+        assert dispatcher is not None
+        self.transport, self.dispatcher = transport, dispatcher
+
+    def ask(self, data: bytes, peer: Peer = PEER) -> bytes | None:
+        """The answer to one datagram, None when there is none."""
+        self.transport.sent.clear()
+        self.dispatcher.receive(data, peer)
+        assert len(self.transport.sent) <= 1
+        return self.transport.sent[0] if self.transport.sent else None
+
+    async def ask_set(self, data: bytes, peer: Peer = PEER) -> bytes | None:
+        """The same for a SET."""
+        self.transport.sent.clear()
+        self.dispatcher.receive(data, peer)
+        while self.dispatcher._tasks:
+            await asyncio.gather(*self.dispatcher._tasks)
+        return self.transport.sent[0] if self.transport.sent else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A parsed Response- or Report-PDU."""
+
+    type: int
+    request_id: int
+    status: int
+    index: int
+    varbinds: list[tuple[ber.Oid, int, bytes]]
+
+
+def answer(pdu: bytes) -> Answer:
+    """Parse a whole PDU."""
+    kind, start, end = ber.read(pdu, 0, len(pdu))
+    assert end == len(pdu)
+    numbers = []
+    for _ in range(3):
+        first, start = ber.expect(pdu, start, end, ber.INTEGER)
+        numbers.append(ber.parse_integer(pdu[first:start]))
+    start, end = ber.expect(pdu, start, end, ber.SEQUENCE)
+    varbinds = []
+    while start < end:
+        inner, start = ber.expect(pdu, start, end, ber.SEQUENCE)
+        name, name_end = ber.expect(pdu, inner, start, ber.OBJECT_IDENTIFIER)
+        tag, first, last = ber.read(pdu, name_end, start)
+        assert last == start
+        varbinds.append((ber.parse_oid(pdu[name:name_end]), tag, pdu[first:last]))
+    return Answer(kind, numbers[0], numbers[1], numbers[2], varbinds)
+
+
+def request(
+    kind: int,
+    names: Sequence[ber.Oid],
+    *,
+    first: int = 0,
+    second: int = 0,
+    values: Sequence[bytes] | None = None,
+    request_id: int = 1234,
+) -> bytes:
+    """A request PDU; values are TLVs."""
+    values = values or [ber.NULL_VALUE] * len(names)
+    varbinds = b"".join(
+        ber.varbind(ber.oid_content(name), value) for name, value in zip(names, values, strict=True)
+    )
+    numbers = b"".join(map(ber.integer, (request_id, first, second)))
+    return ber.tlv(kind, numbers + ber.tlv(ber.SEQUENCE, varbinds))
+
+
+def v2c(pdu: bytes, community: bytes = b"reader", version: int = 1) -> bytes:
+    """A community-based message."""
+    return messages.community_message(version, community, pdu)
+
+
+def unwrap(message: bytes | None) -> Answer:
+    """The PDU of a community-based answer."""
+    assert message is not None
+    version, position, end = messages.version(message)
+    parsed = messages.parse_community(message, version, position, end)
+    return answer(message[parsed.pdu : parsed.end])
+
+
+class Manager:
+    """The manager's side of USM, built on the agent's own primitives but for the direction."""
+
+    def __init__(self, offline: Offline, user: str, level: int, max_size: int = 65507) -> None:
+        usm = offline.agent.usm
+        assert usm is not None
+        self.usm = usm
+        self.offline = offline
+        self.user = usm.users[user.encode()]
+        self.level = level
+        self.max_size = max_size
+        self.message_id = 0
+
+    def message(self, pdu: bytes, context: bytes = b"", reportable: bool = True) -> bytes:
+        """A whole request message."""
+        self.message_id += 1
+        frame = messages.V3Frame(self.message_id, self.max_size, 0, 3)
+        size, self.usm.max_size = self.usm.max_size, self.max_size
+        try:
+            sealed = self.usm.seal(frame, self.user, self.level, self.usm.engine_id, context, pdu)
+        finally:
+            self.usm.max_size = size
+        return self.resign(sealed, (0, 0, 1, 3)[self.level] | (4 if reportable else 0))
+
+    def resign(self, message: bytes, flags: int | None = None) -> bytes:
+        """Set msgFlags and make the digest right again."""
+        _, position, end = messages.version(message)
+        frame = messages.parse_v3(message, position, end)
+        if flags is not None:
+            at = message.index(bytes((4, 1, frame.flags, 2, 1, 3))) + 2
+            message = message[:at] + bytes((flags,)) + message[at + 1 :]
+        if self.level < 2:
+            return message
+        size = len(frame.auth)
+        blank = message[: frame.auth_at] + bytes(size) + message[frame.auth_at + size :]
+        digest = hmac.digest(self.user.auth_key, blank, usm_module.AUTH[self.user.auth][0])[:size]
+        return blank[: frame.auth_at] + digest + blank[frame.auth_at + size :]
+
+    def read(self, message: bytes | None) -> tuple[messages.V3Frame, Answer]:
+        """Authenticate, decrypt and parse an answer."""
+        assert message is not None
+        _, position, end = messages.version(message)
+        frame = messages.parse_v3(message, position, end)
+        if frame.level >= 2:
+            self.usm._authenticate(message, frame, self.user)
+        octets, first, last = message, frame.data, frame.end
+        if frame.level == 3:
+            secured = self.usm._decrypt(message, frame, self.user)
+            return frame, answer(secured.octets[secured.scoped.pdu : secured.scoped.end])
+        scoped = messages.parse_scoped(octets, first, last)
+        return frame, answer(octets[scoped.pdu : scoped.end])

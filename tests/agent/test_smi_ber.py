@@ -85,7 +85,15 @@ def test_length_forms(content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("tag", "content"),
-    [(2, ""), (2, "0100000000"), (0x41, "0100000000"), (0x46, "01" + "00" * 8), (5, "00"), (0x40, "0102"), (9, "")],
+    [
+        (2, ""),
+        (2, "0100000000"),
+        (0x41, "0100000000"),
+        (0x46, "01" + "00" * 8),
+        (5, "00"),
+        (0x40, "0102"),
+        (9, ""),
+    ],
 )
 def test_bad_values(tag: int, content: str) -> None:
     with pytest.raises(ber.BerError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 
@@ -88,7 +89,7 @@ def test_walk_is_in_order_and_skips_holes() -> None:
     assert not any(oid[:-1] == column("tClock") for oid in found)
     assert scalar("sAbsent") not in found
     # every instance found by a walk is found by GET, and the next one after each is the next in the walk
-    for oid, after in zip(found, found[1:], strict=False):
+    for oid, after in itertools.pairwise(found):
         assert parts(view.read(oid))[1] < 0x80
         assert view.read_next(oid)[0] == after
 
@@ -215,7 +216,8 @@ def test_an_all_empty_column_is_not_searched_again() -> None:
     model = TestModel(rows=[Row(n, {"tInteger": n}) for n in range(500)])
     module = binding(model)
     columns = [
-        replace(c, get=lambda r: asked.append(r)) if c.name == "tGauge" else c for c in module.tables[0].columns
+        replace(c, get=lambda r: asked.append(r)) if c.name == "tGauge" else c
+        for c in module.tables[0].columns
     ]
     module = replace(module, tables=[replace(module.tables[0], columns=columns), module.tables[1]])
     controller = Controller([module], TEST_MIBS, model)

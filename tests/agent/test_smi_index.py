@@ -88,7 +88,13 @@ def test_sub_identifiers_that_are_no_instance(
 
 @pytest.mark.parametrize(
     ("parts", "values"),
-    [((INTEGER,), (-1,)), ((INTEGER,), ("x",)), ((INTEGER,), (1, 2)), ((FIXED,), (b"ab",)), ((SMALL,), (11,))],
+    [
+        ((INTEGER,), (-1,)),
+        ((INTEGER,), ("x",)),
+        ((INTEGER,), (1, 2)),
+        ((FIXED,), (b"ab",)),
+        ((SMALL,), (11,)),
+    ],
 )
 def test_values_that_make_no_index(parts: tuple[Syntax, ...], values: Any) -> None:
     with pytest.raises(BadIndex):
@@ -107,7 +113,11 @@ def test_only_the_last_part_may_be_implied() -> None:
         IndexCodec([("a", OCTETS, True), ("b", INTEGER, False)], 11)
 
 
-@given(st.integers(0, 2**31 - 1), st.binary(max_size=40), st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=9))
+@given(
+    st.integers(0, 2**31 - 1),
+    st.binary(max_size=40),
+    st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=9),
+)
 def test_round_trip(number: int, octets: bytes, oid: list[int]) -> None:
     oid[:2] = [1, 3]
     made = codec(INTEGER, OCTETS, OID)

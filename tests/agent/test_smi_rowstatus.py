@@ -20,7 +20,7 @@ IV, IN, WV = "inconsistentValue", "inconsistentName", "wrongValue"
 # RFC 2579, RowStatus: (state, action, all required columns have values) -> state after, or error.
 # The agent's choices where the RFC leaves one: createAndWait is offered, columns of a row that does not exist
 # are inconsistentName, an active row stays active when its columns change.
-TABLE: dict[tuple[R | None, R | None, bool], R | None | str] = {
+TABLE: dict[tuple[R | None, R | None, bool], R | str | None] = {
     (A, R.createAndGo, True): D,
     (A, R.createAndGo, False): IV,
     (B, R.createAndGo, True): IV,
@@ -71,7 +71,7 @@ def test_the_table_has_every_cell() -> None:
 
 
 @pytest.mark.parametrize(("cell", "expected"), TABLE.items())
-def test_every_cell(cell: tuple[R | None, R | None, bool], expected: R | None | str) -> None:
+def test_every_cell(cell: tuple[R | None, R | None, bool], expected: R | str | None) -> None:
     if isinstance(expected, str):
         with pytest.raises(SetError) as caught:
             next_status(*cell)

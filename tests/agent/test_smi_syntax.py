@@ -112,7 +112,14 @@ def test_set_errors(syntax: Syntax, tag: int, content: str, code: str) -> None:
 
 @pytest.mark.parametrize(
     ("syntax", "value"),
-    [(s.INTEGER, -5), (s.GAUGE, 7), (s.COUNTER64, 2**63), (s.TEXT, b"ab"), (s.OID, (1, 3, 9)), (s.FLAGS, b"\x80\x20")],
+    [
+        (s.INTEGER, -5),
+        (s.GAUGE, 7),
+        (s.COUNTER64, 2**63),
+        (s.TEXT, b"ab"),
+        (s.OID, (1, 3, 9)),
+        (s.FLAGS, b"\x80\x20"),
+    ],
 )
 def test_round_trip(syntax: Syntax, value: Any) -> None:
     made = codec(syntax)

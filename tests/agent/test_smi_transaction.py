@@ -35,7 +35,7 @@ GOOD = [
 # RFC 3416 section 4.2.5: what is wrong with the one varbind -> error-status
 BAD: dict[str, tuple[SetVarBind, str]] = {
     "outside the view": (integer((1, 3, 6, 1, 4, 1, 1, 0), 1), "noAccess"),
-    "no such object": (integer(scalar("sLimited")[:9] + (99, 0), 1), "notWritable"),
+    "no such object": (integer((*scalar("sLimited")[:9], 99, 0), 1), "notWritable"),
     "read-only object": (integer(scalar("sReadOnly"), 1), "notWritable"),
     "not-accessible index": (integer((*scalar("sLimited")[:8], 2, 1, 1, 1), 1), "notWritable"),
     "writable, but nothing behind it": (integer(scalar("sUnwritten"), 1), "notWritable"),
@@ -58,9 +58,7 @@ BAD: dict[str, tuple[SetVarBind, str]] = {
 }
 
 
-def run(
-    model: TestModel, varbinds: list[SetVarBind], timeout: float = 0.1, access: Any = None
-) -> SetOutcome:
+def run(model: TestModel, varbinds: list[SetVarBind], timeout: float = 0.1, access: Any = None) -> SetOutcome:
     controller = Controller([binding(model)], TEST_MIBS, model)
     return asyncio.run(controller.write(varbinds, access, timeout))
 
