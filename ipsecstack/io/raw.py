@@ -11,10 +11,11 @@ from ipsecstack.io.sockets import (
     ANY,
     BUFFER_OCTETS,
     BUFFERS,
+    MSG_TRUNC,
     Received,
-    address_of,
     from_address,
-    host_of,
+    host_address_of,
+    local_address,
     open_socket,
     read_ancillary,
     sockaddr_of,
@@ -35,7 +36,7 @@ class RawEspSocket:
             self._socket = open_socket(family, socket.SOCK_RAW, ESP, mark)
         except OSError as error:
             raise unbindable(self.name, error, "another program has it") from error
-        self._any = ANY[family]
+        self._any = Address(ANY[family])
         self._buffers = [memoryview(bytearray(BUFFER_OCTETS)) for _ in range(BUFFERS)]
         self.malformed = 0
 
@@ -55,16 +56,17 @@ class RawEspSocket:
                 break
             except (ConnectionRefusedError, InterruptedError):
                 continue
-            local, tos, _ = read_ancillary(ancillary)
-            start = 0
             if self.family == socket.AF_INET:
-                start = 4 * (buffer[0] & 0xF) if octets >= 20 else octets
-                if octets >= 20:
-                    local, tos = host_of(bytes(buffer[16:20])), buffer[1]
-            if flags & socket.MSG_TRUNC or octets - start < 8:
+                start = 4 * (buffer[0] & 0xF)
+                here, tos = local_address(bytes(buffer[16:20]), 0), buffer[1]
+            else:
+                start = 0
+                local, tos, _ = read_ancillary(ancillary, 0)
+                here = local or self._any
+            if flags & MSG_TRUNC or octets - start < 8:
                 self.malformed += 1
                 continue
-            here, peer = Address(local or self._any), Address(address_of(sender).host)
+            peer = host_address_of(sender)
             data = buffer[start:octets]
             last = received[-1] if received else None
             if isinstance(last, EspDatagrams) and (last.local, last.remote, last.ecn) == (here, peer, tos):

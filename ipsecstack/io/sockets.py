@@ -24,6 +24,11 @@ _PKTINFO4 = struct.Struct("=i4s4s")  # interface, local address, address in the 
 _PKTINFO6 = struct.Struct("=16sI")
 _INT = struct.Struct("=i")
 
+# The socket module's enumerations cost microseconds in every comparison: plain numbers for every packet.
+_IPPROTO_IP, _IPPROTO_IPV6 = int(socket.IPPROTO_IP), int(socket.IPPROTO_IPV6)
+_IP_TOS = int(socket.IP_TOS)
+MSG_TRUNC = int(socket.MSG_TRUNC)
+
 BUFFER_OCTETS = 65536
 BUFFERS = 32  # messages of one drain: bounded, so that no socket starves the others
 _SOCKET_BUFFER = 4 * 1024 * 1024
@@ -65,6 +70,12 @@ def address_of(sockaddr: tuple[Any, ...]) -> Address:
         return Address(ipaddress.IPv4Address(sockaddr[0]), sockaddr[1])
     host = ipaddress.IPv6Address(sockaddr[0].partition("%")[0])
     return Address(host_of(host.packed, sockaddr[3]), sockaddr[1])
+
+
+@lru_cache(maxsize=4096)
+def host_address_of(sockaddr: tuple[Any, ...]) -> Address:
+    """``address_of`` without port, which protocols beside UDP have not."""
+    return Address(address_of(sockaddr).host)
 
 
 @lru_cache(maxsize=4096)
@@ -127,20 +138,28 @@ def open_socket(family: int, kind: int, protocol: int, mark: int) -> socket.sock
     return sock
 
 
-def read_ancillary(ancillary: Ancillary) -> tuple[IPAddress | None, int, int]:
-    """(local address, traffic class, octets of each coalesced datagram or 0) of a received message."""
-    local: IPAddress | None = None
+@lru_cache(maxsize=4096)
+def local_address(packed: bytes, port: int, scope: int = 0) -> Address:
+    """One object for each local address and port: comparing packets' addresses is then comparing identities."""
+    return Address(host_of(packed, scope), port)
+
+
+def read_ancillary(ancillary: Ancillary, port: int) -> tuple[Address | None, int, int]:
+    """(local address, traffic class, octets of each coalesced datagram or 0) of a message received on ``port``."""
+    local: Address | None = None
     tos = segment = 0
     for level, kind, data in ancillary:
-        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-            local = host_of(data[4:8])
-        elif level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
-            packed, scope = _PKTINFO6.unpack(data[: _PKTINFO6.size])
-            local = host_of(packed, scope)
-        elif level == socket.IPPROTO_IP and kind == socket.IP_TOS:
-            tos = data[0]
-        elif level == socket.IPPROTO_IPV6 and kind == _IPV6_TCLASS:
-            tos = _INT.unpack(data[:4])[0] & 0xFF
+        if level == _IPPROTO_IP:
+            if kind == _IP_PKTINFO:
+                local = local_address(data[4:8], port)
+            elif kind == _IP_TOS:
+                tos = data[0]
+        elif level == _IPPROTO_IPV6:
+            if kind == _IPV6_PKTINFO:
+                packed, scope = _PKTINFO6.unpack(data[: _PKTINFO6.size])
+                local = local_address(packed, port, scope)
+            elif kind == _IPV6_TCLASS:
+                tos = _INT.unpack(data[:4])[0] & 0xFF
         elif level == SOL_UDP and kind == UDP_GRO:
             segment = _INT.unpack(data[:4])[0]
     return local, tos, segment

@@ -20,6 +20,7 @@ from ipsecstack.io.sockets import (
     ANY,
     BUFFER_OCTETS,
     BUFFERS,
+    MSG_TRUNC,
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
@@ -64,7 +65,7 @@ class UdpSocket:
                 "the ipsecstackd section of the configuration",
             ) from error
         self.port: int = self._socket.getsockname()[1]
-        self._any = ANY[family]
+        self._any = Address(ANY[family], self.port)
         self._can_segment = True
         if nat_t:
             with contextlib.suppress(OSError):  # a kernel before 5.0: every datagram comes alone
@@ -92,11 +93,11 @@ class UdpSocket:
                 break
             except (ConnectionRefusedError, InterruptedError):
                 continue  # an ICMP error about something that was sent before
-            if flags & socket.MSG_TRUNC:
+            if flags & MSG_TRUNC:
                 self.malformed += 1
                 continue
-            local, tos, segment = read_ancillary(ancillary)
-            here, peer = Address(local or self._any, self.port), address_of(sender)
+            local, tos, segment = read_ancillary(ancillary, self.port)
+            here, peer = local or self._any, address_of(sender)
             if not segment or segment >= octets:
                 self._sort(received, [buffer[:octets]], here, peer, tos)
             else:
