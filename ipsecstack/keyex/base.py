@@ -404,7 +404,10 @@ class KeyExchangeEndpoint(Protocol):
     passed traffic (liveness, RFC 7296 §2.4).
     """
 
-    generation: int
+    @property
+    def generation(self) -> int:
+        """The change stamp of the newest change to any IKE SA."""
+        ...
 
     def receive_datagram(self, data: bytes, local: Address, remote: Address, now: float) -> None:
         """One IKE message without the non-ESP marker. Never raises on peer input."""
