@@ -34,7 +34,7 @@ from ipsecstack.ipsec.sa import Address, Mode, SaCounters, SaDescription, SaId, 
 from ipsecstack.ipsec.sad import InboundSa, InstalledSa, OutboundSa, Sad, SadError
 from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.ipsec.spd import Action, Spd, SpdEntry
-from ipsecstack.wire.esp import MIN_SPI, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE
+from ipsecstack.wire.esp import HEADER_OCTETS, MIN_SPI, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE
 from ipsecstack.wire.icmp import too_big
 from ipsecstack.wire.ip import (
     CE,
@@ -60,7 +60,6 @@ ACQUIRE_QUEUE = 16  # packets that wait for one policy's SA
 UNKNOWN_SPI_INTERVAL = 10.0  # seconds between two reports of one SPI and peer
 UNKNOWN_SPI_BURST = 16  # reports of all SPIs in that time
 _MAX_DECISIONS = 8192
-_NEXT_HEADER_OF_VERSION = {4: NEXT_HEADER_IPV4, 6: NEXT_HEADER_IPV6}
 
 
 class _Waiting:
@@ -87,7 +86,7 @@ class UserspaceCore:
         self._default_path_mtu = path_mtu
         self._path_mtu: dict[IPAddress, int] = {}
         self._events: deque[DataPlaneEvent] = deque()
-        self._touched: set[SaId] = set()
+        self._touched: set[InstalledSa] = set()
         self._timers: list[tuple[float, int, SaId]] = []
         self._timer_count = 0
         # Flow keys that go into an SA right away; anything else is decided packet by packet.
@@ -123,7 +122,7 @@ class UserspaceCore:
             installed = self.sad.add(sa, now)
         except (SadError, TransformError) as error:
             raise DataPlaneError(f"the SA cannot be installed: {error}") from None
-        self._touched.add(installed.id)
+        self._touched.add(installed)
         self._watch(installed)
         if isinstance(installed, OutboundSa):
             self._fit(installed)
@@ -141,8 +140,7 @@ class UserspaceCore:
             moved.told_remote = None
         elif isinstance(moved, OutboundSa):
             self._fit(moved)
-        self._touched.discard(sa)
-        self._touched.add(moved.id)
+        self._touched.add(moved)
         self._watch(moved)
         return moved.id
 
@@ -151,7 +149,7 @@ class UserspaceCore:
         if removed is None:
             return None
         self._decisions.clear()
-        self._touched.discard(sa)
+        self._touched.discard(removed)
         return removed.counters
 
     def query(self, sa: SaId) -> SaCounters | None:
@@ -159,7 +157,8 @@ class UserspaceCore:
         return replace(found.counters) if found else None
 
     def touched(self) -> set[SaId]:
-        touched, self._touched = self._touched, set()
+        touched = {sa.id for sa in self._touched}
+        self._touched.clear()
         return touched
 
     def add_policy(self, entry: SpdEntry) -> None:
@@ -240,6 +239,8 @@ class UserspaceCore:
         """Inner IP packets to ESP, in order for each SA and traffic class."""
         runs: dict[tuple[OutboundSa, int], list[Packet]] = {}
         decisions = self._decisions
+        run: list[Packet] = []
+        last_sa, last_tos = None, -1
         if self._released:
             packets = [*self._released, *packets]
             self._released = []
@@ -254,16 +255,17 @@ class UserspaceCore:
                 sa = self._decide(key, packet, now)
                 if sa is None:
                     continue
-            run = (sa, packet[1] if packet[0] < 0x60 else traffic_class(packet))
-            pieces = (packet,) if len(packet) <= sa.max_packet else self._fit_packet(sa, packet)
-            if run in runs:
-                runs[run].extend(pieces)
-            elif pieces:
-                runs[run] = list(pieces)
+            tos = packet[1] if packet[0] < 0x60 else traffic_class(packet)
+            if sa is not last_sa or tos != last_tos:
+                last_sa, last_tos = sa, tos
+                run = runs.setdefault((sa, tos), [])
+            if len(packet) <= sa.max_packet:
+                run.append(packet)
+            else:
+                run += self._fit_packet(sa, packet)
         datagrams = []
         for (sa, tos), run_packets in runs.items():
-            sealed = self._seal(sa, run_packets, now)
-            if sealed:
+            if run_packets and (sealed := self._seal(sa, run_packets, now)):
                 d = sa.description
                 datagrams.append(EspDatagrams(d.source, d.destination, d.encapsulated, sealed, tos))
         return datagrams
@@ -302,7 +304,7 @@ class UserspaceCore:
             and counters.packets + len(packets) < lifetime.next_packets
             and sa.sequence_number + len(packets) < (sa.soft_sequence_number or sa.last_sequence_number)
         )
-        self._touched.add(sa.id)
+        self._touched.add(sa)
         counters.last_used = now
         if whole:
             sealed = seal_batch(sa.transform, packets, sa.sequence_number + 1, self._random)
@@ -389,26 +391,23 @@ class UserspaceCore:
         """ESP to inner packets: those that are authentic, fresh and belong into their SA."""
         out: list[Packet] = []
         for datagrams in batch:
-            run: list[Packet] = []
-            run_spi = b""
-            for packet in datagrams.packets:
-                spi = packet[:4]
-                if spi == run_spi and len(packet) >= 8:
-                    run.append(packet)
-                    continue
-                if run:
-                    self._open(run, datagrams, out, now)
-                if len(packet) < 8:
-                    self.counters.malformed_in += 1
-                    run, run_spi = [], b""
-                    continue
-                run, run_spi = [packet], bytes(spi)
-            if run:
-                self._open(run, datagrams, out, now)
+            packets, first = datagrams.packets, 0
+            while first < len(packets):
+                spi, end = packets[first][:4], first + 1
+                while end < len(packets) and packets[end][:4] == spi:
+                    end += 1
+                self._open(packets[first:end], datagrams, out, now)
+                first = end
         return out
 
     def _open(self, packets: list[Packet], datagrams: EspDatagrams, out: list[Packet], now: float) -> None:
-        """One run of packets with the same SPI."""
+        """One run of packets with the same first four octets, which should be an SPI."""
+        if any(len(packet) < HEADER_OCTETS for packet in packets):
+            whole = [packet for packet in packets if len(packet) >= HEADER_OCTETS]
+            self.counters.malformed_in += len(packets) - len(whole)
+            if not whole:
+                return
+            packets = whole
         spi = int.from_bytes(packets[0][:4], "big")
         if spi < MIN_SPI:
             self.counters.malformed_in += len(packets)
@@ -419,7 +418,7 @@ class UserspaceCore:
             self._unknown_spi(spi, datagrams, len(packets), now)
             return
         counters = sa.counters
-        self._touched.add(sa.id)
+        self._touched.add(sa)
         if sa.lifetime.expired or datagrams.encapsulated != sa.description.encapsulated:
             counters.other_errors += len(packets)
             return
@@ -455,12 +454,15 @@ class UserspaceCore:
             if next_header == NEXT_HEADER_NONE:
                 continue  # RFC 4303 §2.6: a dummy packet, dropped without a word
             try:
-                if len(payload) != (length := packet_length(payload)):
-                    payload = payload[:length]  # TFC padding
-                if next_header != _NEXT_HEADER_OF_VERSION.get(payload[0] >> 4):
-                    raise PacketError("next header and IP version differ")
                 key = flow_key(payload)
             except PacketError:
+                try:
+                    payload = payload[: packet_length(payload)]  # it may have been TFC padding
+                    key = flow_key(payload)
+                except PacketError:
+                    counters.other_errors += 1
+                    continue
+            if next_header != (NEXT_HEADER_IPV4 if payload[0] < 0x60 else NEXT_HEADER_IPV6):
                 counters.other_errors += 1
                 continue
             if key not in flows and not sa.allows(key):

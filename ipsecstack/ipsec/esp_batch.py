@@ -106,14 +106,22 @@ def open_batch(
         window.esn,
         transform.aad,
     )
-    from_bytes, fresh, accept, number_of = int.from_bytes, window.fresh, window.accept, window.sequence_number
-    start = HEADER_OCTETS + transform.iv_octets
+    from_bytes, number_of, start = int.from_bytes, window.sequence_number, HEADER_OCTETS + transform.iv_octets
     shortest = start + transform.icv_octets
+    # Numbers that come in order move the window once for all of them: it is ``following`` numbers behind meanwhile.
+    following, expected = 0, window.top + 1
     for packet in packets:
-        number = number_of(from_bytes(packet[4:8], "big"))
-        if not fresh(number):
-            errors.replay += 1
-            continue
+        low = from_bytes(packet[4:8], "big")
+        if low == expected & _LOW and expected <= window.limit:
+            number = expected
+        else:
+            if following:
+                window.advance(following)
+                following = 0
+            number = number_of(low)
+            if not window.fresh(number):
+                errors.replay += 1
+                continue
         if len(packet) < shortest:
             errors.integrity += 1
             continue
@@ -122,7 +130,12 @@ def open_batch(
         except InvalidTag:
             errors.integrity += 1
             continue
-        accept(number)
+        if number == expected:
+            following += 1
+            expected += 1
+        else:
+            window.accept(number)
+            expected = window.top + 1
         # Padding and its length are compared with what they must be in one go.
         pad = plaintext[-2] if len(plaintext) > 1 else 0
         end = len(plaintext) - 2 - pad
@@ -130,4 +143,6 @@ def open_batch(
             errors.padding += 1
             continue
         append((plaintext[:end], plaintext[-1]))
+    if following:
+        window.advance(following)
     return opened

@@ -13,7 +13,7 @@ class ReplayWindow:
     highest number that was authenticated. The window is one int: bit i says that ``top - i`` was seen.
     """
 
-    __slots__ = ("_limit", "_mask", "bitmap", "esn", "size", "top")
+    __slots__ = ("_mask", "bitmap", "esn", "limit", "size", "top")
 
     def __init__(self, size: int, esn: bool) -> None:
         if size < 0:
@@ -23,7 +23,7 @@ class ReplayWindow:
         self.top = 0
         self.bitmap = 1  # number 0 is never sent: it counts as seen
         self._mask = (1 << size) - 1
-        self._limit = (1 << 64) - 1 if esn else _LOW
+        self.limit = (1 << 64) - 1 if esn else _LOW
 
     def sequence_number(self, low: int) -> int:
         """The whole sequence number of a packet that shows its low 32 bits (App. A2.2).
@@ -44,12 +44,18 @@ class ReplayWindow:
         """False for a number that was seen, is left of the window, or cannot be."""
         behind = self.top - sequence_number
         if behind < 0:
-            return sequence_number <= self._limit
+            return sequence_number <= self.limit
         if sequence_number < 0:
             return False
         if not self.size:
             return True
         return behind < self.size and not self.bitmap >> behind & 1
+
+    def advance(self, count: int) -> None:
+        """The next ``count`` numbers were all seen, in order: ``accept`` for each, at once."""
+        seen = self.bitmap << count | (1 << count) - 1
+        self.bitmap = seen & self._mask if self.size else 1
+        self.top += count
 
     def accept(self, sequence_number: int) -> None:
         """Mark a fresh number as seen. Only after the packet's ICV was verified."""

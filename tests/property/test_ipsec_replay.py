@@ -34,6 +34,19 @@ def test_window_is_a_set_of_recent_numbers(size: int, esn: bool, start: int, ste
         assert window.top == max(seen)
 
 
+@given(st.sampled_from([0, 1, 5, 64]), st.lists(st.integers(1, 90), max_size=5), st.integers(1, 70))
+def test_advance_is_accept_for_each(size: int, before: list[int], count: int) -> None:
+    one, other = ReplayWindow(size, esn=False), ReplayWindow(size, esn=False)
+    for window in (one, other):
+        for number in before:
+            if window.fresh(number):
+                window.accept(number)
+    one.advance(count)
+    for number in range(other.top + 1, other.top + 1 + count):
+        other.accept(number)
+    assert (one.top, one.bitmap) == (other.top, other.bitmap)
+
+
 @given(st.sampled_from([0, 32, 64, 1000]), st.integers(0, 2**40), st.integers(-900, 2**31 - 1))
 def test_high_half_is_found(size: int, top: int, distance: int) -> None:
     """Any number inside the window, or less than 2^32 - size ahead, is reconstructed from its low half."""
