@@ -50,6 +50,9 @@ class Spd:
 
     def __init__(self, cache_size: int = 8192) -> None:
         self._entries: list[SpdEntry] = []
+        self._present: set[SpdEntry] = set()
+        # By IP version, in order: lowest and highest remote address and the entry. Built when it is asked for.
+        self._ranges: dict[int, list[tuple[int, int, SpdEntry]]] = {}
         self._cache: dict[tuple[bool, bytes], SpdEntry | None] = {}
         self._cache_size = cache_size
 
@@ -61,19 +64,24 @@ class Spd:
 
     def add(self, entry: SpdEntry) -> None:
         """Insert by priority, after its equals. Raises SpdError when the same entry is there already."""
-        if entry in self._entries:
+        if entry in self._present:
             raise SpdError(f"policy {entry.name} is installed already")
         insort_right(self._entries, entry, key=lambda other: other.priority)
-        self._cache.clear()
+        self._present.add(entry)
+        self._changed()
 
     def remove(self, entry: SpdEntry) -> bool:
         """Take an entry out; False when it is not there."""
-        try:
-            self._entries.remove(entry)
-        except ValueError:
+        if entry not in self._present:
             return False
-        self._cache.clear()
+        self._entries.remove(entry)
+        self._present.remove(entry)
+        self._changed()
         return True
+
+    def _changed(self) -> None:
+        self._cache.clear()
+        self._ranges.clear()
 
     def outbound(self, key: bytes) -> SpdEntry | None:
         """The first entry that selects a leaving packet with this flow key (``wire.ip.flow_key``), or None: DISCARD."""
@@ -97,8 +105,24 @@ class Spd:
         except KeyError:
             pass
         flow = Flow.from_key(key)
-        found = next((e for e in self._entries if selects(e.local_ts, e.remote_ts, flow, outbound)), None)
+        there = flow.destination if outbound else flow.source
+        if there.version not in self._ranges:
+            self._ranges[there.version] = self._remote_ranges(there.version)
+        address, found = int(there), None
+        for low, high, entry in self._ranges[there.version]:
+            if low <= address <= high and selects(entry.local_ts, entry.remote_ts, flow, outbound):
+                found = entry
+                break
         if len(self._cache) >= self._cache_size:
             self._cache.clear()
         self._cache[outbound, key] = found
         return found
+
+    def _remote_ranges(self, version: int) -> list[tuple[int, int, SpdEntry]]:
+        """For a quick first look: most entries of a long list differ in the remote address."""
+        ranges = []
+        for entry in self._entries:
+            remote = [ts for ts in entry.remote_ts if ts.version == version]
+            if remote:
+                ranges.append((min(int(ts.start) for ts in remote), max(int(ts.end) for ts in remote), entry))
+        return ranges
