@@ -1,4 +1,4 @@
-"""Word of changed local addresses, from the kernel's rtnetlink groups (rtnetlink(7))."""
+"""Word of changed local addresses and links, from the kernel's rtnetlink groups (rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-_RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _SETTLE = 0.2  # seconds: addresses change in bunches
 
 
 class AddressMonitor:
-    """Calls ``changed`` shortly after local addresses came or went."""
+    """Calls ``changed`` shortly after local addresses or links came, went, or changed."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -27,7 +27,7 @@ class AddressMonitor:
         sock: socket.socket | None = None
         try:
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            sock.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+            sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
         except OSError as error:
             if sock is not None:
                 sock.close()

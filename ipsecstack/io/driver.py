@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import Callable
 from typing import cast
 
-from ipsecstack.dataplane.base import EspDatagrams, UserspaceDataPlane
-from ipsecstack.io.errors import advice
+from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, UserspaceDataPlane
 from ipsecstack.io.network import Network
 from ipsecstack.io.sockets import IkeDatagram, Received
 from ipsecstack.stack import Stack
@@ -18,7 +16,7 @@ log = logging.getLogger(__name__)
 
 NAT_KEEPALIVE_INTERVAL = 20.0  # seconds, RFC 3948 section 4
 _DEVICE_PACKETS = 64  # inner packets of one drain
-_DEVICE_RETRY = 1.0
+_DEVICE_RETRY, _DEVICE_RETRY_LONGEST = 1.0, 30.0  # seconds
 
 
 class Driver:
@@ -64,9 +62,9 @@ class Driver:
 
     def stop(self) -> None:
         """Let go of device and timers; the network is closed by whoever opened it."""
-        if self._device is not None:
+        if self._device is not None and self._device_pending is None:
             asyncio.get_running_loop().remove_reader(self._device)
-            self._device = None
+        self._device = None
         for handle in (self._timer, self._keepalive, self._device_pending):
             if handle is not None:
                 handle.cancel()
@@ -116,21 +114,37 @@ class Driver:
             self._device_failed(error)
 
     def _device_failed(self, error: OSError) -> None:
-        """A device that is down answers EIO to everything: leave it alone for a while, do not spin."""
+        """The device is gone, or refuses: leave it alone for a while (do not spin), then have it made again."""
         if self._device is None or self._device_pending is not None:
             return
-        cure = "set the device up again" if error.errno == errno.EIO else advice(error)
-        log.warning("the data plane's device failed: %s; %s", error.strerror or error, cure)
-        loop = asyncio.get_running_loop()
-        device = self._device
-        loop.remove_reader(device)
+        log.error(
+            "the data plane's device failed: %s; no packets pass until it is there again",
+            error.strerror or error,
+        )
+        asyncio.get_running_loop().remove_reader(self._device)
+        self._retry_device(_DEVICE_RETRY)
 
+    def _retry_device(self, delay: float) -> None:
         def again() -> None:
             self._device_pending = None
-            if self._device is not None:
-                loop.add_reader(device, self._device_readable)
+            plane = cast(UserspaceDataPlane, self.stack.dataplane)
+            repair = getattr(plane, "repair", None)
+            try:
+                if repair is not None:
+                    repair()
+                self._device = plane.device_fileno()
+                if self._device is not None:
+                    # A descriptor that still fails tells so at once, and is tried again.
+                    self.network.send_esp(plane.read_device(self.clock(), 1))
+                    asyncio.get_running_loop().add_reader(self._device, self._device_readable)
+                    log.warning("the data plane's device is watched again")
+            except (OSError, DataPlaneError) as error:
+                log.error(
+                    "the data plane's device cannot be used: %s; if this goes on, restart ipsecstackd", error
+                )
+                self._retry_device(min(2 * delay, _DEVICE_RETRY_LONGEST))
 
-        self._device_pending = loop.call_later(_DEVICE_RETRY, again)
+        self._device_pending = asyncio.get_running_loop().call_later(delay, again)
 
     def _timer_due(self) -> None:
         self._timer = self._timer_at = None
@@ -151,7 +165,7 @@ class Driver:
         """``control``: the key exchange was at work, and may have installed an SA that packets waited for. They
         leave with the next read of the device, which nothing else would cause."""
         self._send_out(now)
-        if control and self._device is not None:
+        if control and self._device is not None and self._device_pending is None:
             self._read_device(now)
             self._send_out(now)
         self._count()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from ipsecstack.dataplane.base import DataPlaneError
 from ipsecstack.dataplane.memory import MemoryDataPlane
 from ipsecstack.io.driver import Driver
 from ipsecstack.io.errors import NetworkError
@@ -269,6 +270,39 @@ def test_a_socket_that_dies_is_opened_again(monkeypatch, caplog) -> None:
         await until(lambda: [data for data, _, _ in two.endpoint.received] == [b"heard"])
         assert "failed: No such device" in caplog.text
         assert "is open again" in caplog.text
+
+    with_two(scenario)
+
+
+def test_a_device_that_is_gone_is_made_again(monkeypatch, caplog) -> None:
+    """Packets pass again after the plane repaired its device, which takes two attempts here."""
+    logging.getLogger("ipsecstack").propagate = True
+    monkeypatch.setattr("ipsecstack.io.driver._DEVICE_RETRY", 0.02)
+
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        for gateway, outputs in zip((one, two), tunnel(one, two), strict=True):
+            gateway.endpoint.queue = outputs
+            gateway.driver.advance()
+        read, repairs = one.plane.read_device, []
+
+        def gone(now: float, limit: int = 64) -> list:
+            raise OSError(77, "File descriptor in bad state")
+
+        def repair() -> None:
+            repairs.append(asyncio.get_running_loop().time())
+            if len(repairs) < 2:
+                raise DataPlaneError("not yet")
+            one.plane.read_device = read  # type: ignore[method-assign]
+
+        one.plane.read_device = gone  # type: ignore[method-assign]
+        one.plane.repair = repair  # type: ignore[attr-defined]
+        one.plane.inject([ping(1)])
+        await until(lambda: len(two.plane.delivered) == 1)
+        assert len(repairs) == 2
+        assert caplog.text.count("device failed") == 1
+        assert "not yet; if this goes on, restart ipsecstackd" in caplog.text
+        one.plane.inject([ping(2)])
+        await until(lambda: len(two.plane.delivered) == 2)
 
     with_two(scenario)
 
