@@ -103,6 +103,17 @@ def _alert(event: NegotiationFailed, stack: StackView, now: float) -> Outgoing:
     return alert
 
 
+def _told_of_every_child(event: ChildSaDeleted) -> tuple[str, ...]:
+    """strongSwan sends no child-updown when a rekeyed Child SA goes: for its clients nothing went down. An event of
+    ours tells each end, with the final counters."""
+    return ("child-ended",) if event.reason == "rekeyed" else ("child-ended", "child-updown")
+
+
+def names(event: object, name: str) -> tuple[str, ...]:
+    """The VICI events that an output of the stack becomes."""
+    return _told_of_every_child(event) if isinstance(event, ChildSaDeleted) else (name,)
+
+
 BUILDERS: dict[type, tuple[str, Builder]] = {
     IkeSaEstablished: ("ike-updown", _ike_up),
     IkeSaDeleted: ("ike-updown", _ike_down),

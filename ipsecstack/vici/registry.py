@@ -53,6 +53,7 @@ EVENTS = frozenset(
         "ike-update",
         "child-updown",
         "child-rekey",
+        "child-ended",
         "alert",
     }
 )

@@ -207,7 +207,8 @@ class ViciServer:
             if builder is None:
                 return
             name, build = builder
-            self.raise_event(name, lambda: build(output, self.stack, self.clock()))
+            for each in events.names(output, name):
+                self.raise_event(each, lambda: build(output, self.stack, self.clock()))
 
     def raise_event(self, name: str, build: Callable[[], Outgoing]) -> None:
         """Send an event to those who registered for it; it is built only if somebody did."""

@@ -228,14 +228,19 @@ def test_daemon_settings_are_typed() -> None:
 def test_daemon_settings_name_real_options() -> None:
     """Every setting that is no option of the key exchange is one of the few that the daemon itself reads."""
     own = {"socket", "group", "log_level", "dataplane", "device", "mtu", "pid_file", "nat_keepalive"}
-    assert set(SETTINGS) - own <= {name for name in Options.__dataclass_fields__}
+    assert set(SETTINGS) - own <= set(Options.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(
     ("body", "word"),
-    [("retransmit_tires = 3", "did you mean 'retransmit_tries'"), ("port = 0", "1..65535"), ("dataplane = xfrm", "tun, memory"),
-     ("retransmit_timeout = fast", "not a number"), ("x { }", "no such section")],
-)  # fmt: skip
+    [
+        ("retransmit_tires = 3", "did you mean 'retransmit_tries'"),
+        ("port = 0", "1..65535"),
+        ("dataplane = xfrm", "tun, memory"),
+        ("retransmit_timeout = fast", "not a number"),
+        ("x { }", "no such section"),
+    ],
+)
 def test_bad_daemon_settings(body: str, word: str) -> None:
     tree = tree_from_text(f"ipsecstackd {{ {body}\n }}", "x.conf")
     with pytest.raises(ConfigError, match=word):

@@ -30,8 +30,16 @@ def test_bad_times(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "octets"),
-    [("0", 0), ("1000", 1000), ("1k", 1024), ("2M", 2 << 20), ("3 g", 3 << 30), ("0x10", 16), ("9" * 30 + "g", 2**64 - 1)],
-)  # fmt: skip
+    [
+        ("0", 0),
+        ("1000", 1000),
+        ("1k", 1024),
+        ("2M", 2 << 20),
+        ("3 g", 3 << 30),
+        ("0x10", 16),
+        ("9" * 30 + "g", 2**64 - 1),
+    ],
+)
 def test_sizes(text: str, octets: int) -> None:
     assert values.parse_size(text) == octets
 
@@ -45,8 +53,14 @@ def test_numbers_have_bounds() -> None:
 
 @pytest.mark.parametrize(
     ("text", "data"),
-    [("hunter2", b"hunter2"), ("0xDEADbeef", b"\xde\xad\xbe\xef"), ("0xf", b"\x0f"), ("0sc2VjcmV0", b"secret"), ("ä", "ä".encode())],
-)  # fmt: skip
+    [
+        ("hunter2", b"hunter2"),
+        ("0xDEADbeef", b"\xde\xad\xbe\xef"),
+        ("0xf", b"\x0f"),
+        ("0sc2VjcmV0", b"secret"),
+        ("ä", "ä".encode()),
+    ],
+)
 def test_secrets(text: str, data: bytes) -> None:
     assert values.parse_secret(text) == data
 

@@ -28,12 +28,29 @@ from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.vici.server import DaemonInfo, ViciServer
 from ipsecstack.wire.transforms import EncrId, IntegId, KeId, PrfId
 
-COUNTER_KEYS = (
-    "ike-rekey-init ike-rekey-resp child-rekey invalid invalid-spi ike-init-in-req ike-init-in-resp "
-    "ike-init-out-req ike-init-out-resp ike-auth-in-req ike-auth-in-resp ike-auth-out-req ike-auth-out-resp "
-    "create-child-in-req create-child-in-resp create-child-out-req create-child-out-resp info-in-req "
-    "info-in-resp info-out-req info-out-resp"
-).split()
+COUNTER_KEYS = [
+    "ike-rekey-init",
+    "ike-rekey-resp",
+    "child-rekey",
+    "invalid",
+    "invalid-spi",
+    "ike-init-in-req",
+    "ike-init-in-resp",
+    "ike-init-out-req",
+    "ike-init-out-resp",
+    "ike-auth-in-req",
+    "ike-auth-in-resp",
+    "ike-auth-out-req",
+    "ike-auth-out-resp",
+    "create-child-in-req",
+    "create-child-in-resp",
+    "create-child-out-req",
+    "create-child-out-resp",
+    "info-in-req",
+    "info-in-resp",
+    "info-out-req",
+    "info-out-resp",
+]
 
 
 def child_view(uniqueid: int, name: str = "gcm", **changes: Any) -> ChildSaView:
