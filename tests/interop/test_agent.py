@@ -127,7 +127,7 @@ def test_walks_agree_with_each_other(lab: tuple[Pair, OurAgent]) -> None:
     _, agent = lab
     for root in ("1.3.6.1.3.98", f"{CISCO}"):
         by_next = list(agent.snmp.walk(root, bulk=False))
-        assert len(by_next) > 100
+        assert len(by_next) > 50
         assert list(agent.snmp.walk(root)) == by_next
         assert list(agent.operator.walk(root)) == by_next
 
@@ -266,7 +266,7 @@ def test_counters_move_by_exactly_the_octets_sent(lab: tuple[Pair, OurAgent], na
     end_a, end_b = made.ends(name)
     time.sleep(1.2)  # two polls: what came before is in
     before = counts(agent, made, name)
-    out = traffic.send_udp(left, right, end_a, end_b, [64, 65, 66, 1200, 1399])
+    out = traffic.send_udp(left, right, end_a, end_b, [64, 65, 66, 1200, 1339])
     back = traffic.send_udp(right, left, end_b, end_a, [777])
     expected = {}
     for key in before:
@@ -277,7 +277,9 @@ def test_counters_move_by_exactly_the_octets_sent(lab: tuple[Pair, OurAgent], na
         now = counts(agent, made, name)
         return {key: now[key] - before[key] for key in now}
 
-    wait_until(lambda: moved() == expected or moved()["global in"] > back, 5, f"counters by {expected}")
+    deadline = time.monotonic() + 5
+    while moved() != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert moved() == expected
     time.sleep(1.2)
     assert moved() == expected, "counters went on without traffic"
@@ -314,8 +316,11 @@ def test_totals_outlive_a_rekey(lab: tuple[Pair, OurAgent]) -> None:
             assert octets_in.value >= last[0]
             assert octets_out.value >= last[1]
             last = (octets_in.value, octets_out.value)
-        made.a.wait_other_child(old)
-    wait_until(lambda: totals()[1].value - start_out.value == sent, 8, f"{sent} octets in all")
+        made.a.wait_other_child(old, "net")
+    deadline = time.monotonic() + 8
+    while totals()[1].value - start_out.value != sent and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert totals()[1].value - start_out.value == sent
     time.sleep(1.2)
     assert totals()[1].value - start_out.value == sent
     assert totals()[0].value == start_in.value
@@ -374,7 +379,7 @@ WRONG = {
     "negative": ([("{ike}", "i", "-1")], "wrongValue", 1),
     "wrong type": ([("{ipsec}", "s", "destroy")], "wrongType", 1),
     "wrong number type": ([("{ipsec}", "u", "2")], "wrongType", 1),
-    "read-only column": ([(f"{IPSEC_TUNNEL}.27.{{index}}", "C", "0")], "notWritable", 1),
+    "read-only column": ([(f"{IPSEC_TUNNEL}.27.{{index}}", "u", "0")], "notWritable", 1),
     "absent row": ([(f"{IPSEC_TUNNEL_STATUS}.2147480000", "i", "2")], "noCreation", 1),
     "index too long": ([(f"{IPSEC_TUNNEL_STATUS}.{{index}}.7", "i", "2")], "noCreation", 1),
     "no index": ([(IPSEC_TUNNEL_STATUS, "i", "2")], "noCreation", 1),
@@ -418,7 +423,7 @@ def test_readers_may_not_write(lab: tuple[Pair, OurAgent]) -> None:
     before = spis_of(made.b.children())
     with pytest.raises(SnmpError) as caught:
         agent.snmp.set((f"{IPSEC_TUNNEL_STATUS}.{index}", "i", DESTROY))
-    assert caught.value.status == "noAccess"
+    assert caught.value.status == "authorizationError", "RFC 3413 3.2: no write view at all"
     time.sleep(0.2)
     assert spis_of(made.b.children()) == before
 

@@ -80,7 +80,11 @@ def test_rekeying_by_the_clock(make_pair, kinds: tuple[str, str]) -> None:
     us = kinds.index("ours")
     quick = Tunnel(
         children=(
-            Child("net", ("10.1.0.0/24", "10.2.0.0/24"), options={"rekey_time": "1s", "rand_time": "0s"}),
+            Child(
+                "net",
+                ("10.1.0.0/24", "10.2.0.0/24"),
+                options={"rekey_time": "1s", "rand_time": "0s", "life_time": "60s"},
+            ),
         )
     )
     pair = make_pair(kinds, (Tunnel(), quick)[1 - us : 2 - us], tunnels_b=(Tunnel(), quick)[us : us + 1])

@@ -227,11 +227,11 @@ class Gateway:
         wait_until(lambda: self.children(name), timeout, f"{self.name}: CHILD_SA {name or ''} installed")
         return self.children(name)[0]
 
-    def wait_other_child(self, spis: tuple[str, str], timeout: float = 10) -> None:
-        """Until one CHILD_SA is installed and it is not the one of `spis` (in, out): a rekey has gone through."""
+    def wait_other_child(self, spis: tuple[str, str], name: str | None = None, timeout: float = 10) -> None:
+        """Until one CHILD_SA (of `name`) is installed and it is not the one of `spis` (in, out): a rekey is through."""
 
         def replaced() -> bool:
-            installed = [child.spis for child in self.children()]
+            installed = [child.spis for child in self.children(name)]
             return len(installed) == 1 and installed[0] != spis
 
         wait_until(replaced, timeout, f"{self.name}: CHILD_SA other than {spis} alone")
