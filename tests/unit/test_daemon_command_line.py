@@ -80,7 +80,14 @@ secrets {{
 class Process:
     """An ipsecstackd that runs, with its log."""
 
-    def __init__(self, folder: Path, text: str, *arguments: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        *arguments: str,
+        dataplane: str = "memory",
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
         self.folder = folder
         self.conf = folder / "swanctl.conf"
         self.write(text)
@@ -89,8 +96,8 @@ class Process:
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "ipsecstack.cli", "--config", str(self.conf),
-                    "--socket", str(self.socket), "--dataplane", "memory", *arguments,
+                    *wrapper, sys.executable, "-m", "ipsecstack.cli", "--config", str(self.conf),
+                    "--socket", str(self.socket), "--dataplane", dataplane, *arguments,
                 ],
                 stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             )  # fmt: skip
@@ -137,10 +144,10 @@ class Process:
 def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def begin(text: str, *arguments: str, name: str = "one") -> Process:
+    def begin(text: str, *arguments: str, name: str = "one", **options: Any) -> Process:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        started.append(Process(folder, text, *arguments))
+        started.append(Process(folder, text, *arguments, **options))
         return started[-1]
 
     yield begin
@@ -255,6 +262,53 @@ def test_two_daemons_and_a_tunnel(start) -> None:
     assert left.end() == 0
     for daemon in (left, right):
         assert "Traceback" not in daemon.log, daemon.log
+
+
+@pytest.fixture
+def namespace(require_root: None) -> Iterator[str]:
+    name = f"ipsd{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def links(namespace: str) -> list[str]:
+    listed = subprocess.run(
+        ["ip", "-brief", "-n", namespace, "link"], check=True, capture_output=True, text=True
+    ).stdout
+    return [line.split()[0] for line in listed.splitlines()]
+
+
+def test_a_tun_in_another_namespace(start, namespace: str) -> None:
+    text = configuration(device="testtun", ports=(500, 4500))
+    daemon = start(text, "--netns", namespace, dataplane="tun")
+    daemon.ready()
+    assert "testtun" in links(namespace)
+    assert not Path("/sys/class/net/testtun").exists()
+    # The ports are taken there, not here; a second daemon there says so.
+    second = start(text.replace("testtun", "othertun"), "--netns", namespace, dataplane="tun", name="two")
+    assert second.process.wait(10) == 1
+    assert "cannot open UDP port 500" in second.log
+    assert set(links(namespace)) == {"lo", "testtun"}
+    assert daemon.end() == 0
+    assert links(namespace) == ["lo"]
+
+
+@pytest.mark.parametrize(
+    "missing,status,text",
+    [("net_admin", 1, "CAP_NET_ADMIN"), ("net_raw", 0, "set encap = yes")],
+)
+def test_missing_capabilities(
+    start, namespace: str, require_tool, missing: str, status: int, text: str
+) -> None:
+    without = (require_tool("setpriv"), f"--bounding-set=-{missing}", f"--inh-caps=-{missing}")
+    daemon = start(configuration(), dataplane="tun", wrapper=("ip", "netns", "exec", namespace, *without))
+    if status == 0:
+        daemon.ready()
+        daemon.end()
+    assert daemon.process.wait(10) == status
+    assert text in daemon.log
+    assert "Traceback" not in daemon.log
 
 
 @pytest.mark.parametrize(
