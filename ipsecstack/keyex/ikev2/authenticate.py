@@ -137,7 +137,8 @@ def _hash_named(configured: str, algorithm: str) -> bool:
 
 
 def _secret(sa: IkeSa, config: ConnectionConfig) -> bytes:
-    remote = sa.remote_id or remote_round(config).id
+    # An initiator that knows its peer by a pattern only does not know yet who answers.
+    remote = sa.remote_id
     secret = sa.host.credentials.find_shared(sa.local_id, remote)
     if secret is None:
         local_text = sa.local_id.text if sa.local_id else "%any"

@@ -111,11 +111,11 @@ def close_child(sa: IkeSa, child: ChildSa, reason: str, now: float) -> None:
 def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     """Deletes and notifications; an empty request is a liveness check and gets an empty response."""
     if any(d.protocol == SecurityProtocol.IKE for d in message.all(Delete)):
-        return _delete_ike(sa, "peer-deleted")
+        return _delete_ike(sa, "peer-deleted", now)
     if message.notify(NotifyType.AUTHENTICATION_FAILED) is not None:
         sa.log("IKE", 1, "received AUTHENTICATION_FAILED, the peer did not accept us")
         lifecycle.failed(sa, None, "AUTHENTICATION_FAILED", "the peer did not accept our authentication")
-        return _delete_ike(sa, "auth-failed")
+        return _delete_ike(sa, "auth-failed", now)
     closed: list[bytes] = []
     for delete in message.all(Delete):
         if delete.protocol != SecurityProtocol.ESP:
@@ -130,7 +130,9 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     return []
 
 
-def _delete_ike(sa: IkeSa, reason: str) -> list[Payload]:
+def _delete_ike(sa: IkeSa, reason: str, now: float) -> list[Payload]:
+    for task in sa.tasks():
+        task.before_end(sa, now)
     sa.log("IKE", 1, f"received DELETE for IKE_SA {sa.tag}")
     sa.enter(State.DELETING)
     if sa.successor is None:
@@ -151,9 +153,7 @@ def _delete_child(sa: IkeSa, spi: bytes, now: float) -> bytes | None:
     if deleting is not None:
         return None  # both ends delete it at once: each answers without a Delete (§1.4.1)
     for task in sa.tasks():
-        task_resolve = getattr(task, "old_deleted", None)
-        if task_resolve is not None:
-            task_resolve(sa, child, now)
+        task.old_deleted(sa, child, now)
     sa.log("IKE", 0, f"closing CHILD_SA {child.tag}")
     close_child(sa, child, "peer-deleted", now)
     return child.spi_in.to_bytes(4, "big")

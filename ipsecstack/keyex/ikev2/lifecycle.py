@@ -73,6 +73,8 @@ def destroy(sa: IkeSa, reason: str, now: float) -> None:
     """The IKE SA ends here and now, with all its children; actions configured for the reason follow."""
     if sa.state is State.DEAD:
         return
+    for task in sa.tasks():
+        task.before_end(sa, now)
     was_established = sa.established is not None
     replaced = sa.successor is not None
     if sa.state is not State.DELETING:

@@ -174,8 +174,9 @@ def find_child(
 ) -> tuple[ConnectionConfig, ChildConfig, tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]] | None:
     """The child whose selectors best fit what the peer asks for, and the narrowed selectors (local, remote).
 
-    A child that allows all that was asked for wins, then one that allows the first selectors (those of the packet that
-    caused the request, §2.9), then the first with something in common; a child whose proposals fit goes before.
+    A child with just these selectors wins, then one that allows all of them, then one that allows the first ones (those
+    of the packet that caused the request, §2.9), then the first with something in common. One whose proposals fit goes
+    before.
     """
     tsi, tsr, sa_payload = message.get(TsI), message.get(TsR), message.get(Sa)
     if tsi is None or tsr is None or sa_payload is None:
@@ -187,12 +188,16 @@ def find_child(
         for child in config.children:
             if child.policy != "PROTECT":
                 continue
-            local_ts = narrowing.narrow(narrowing.resolve(child.local_ts, sa.local.host), asked_local)
-            remote_ts = narrowing.narrow(narrowing.resolve(child.remote_ts, sa.remote.host), asked_remote)
+            own_local = narrowing.resolve(child.local_ts, sa.local.host)
+            own_remote = narrowing.resolve(child.remote_ts, sa.remote.host)
+            local_ts = narrowing.narrow(own_local, asked_local)
+            remote_ts = narrowing.narrow(own_remote, asked_remote)
             if not local_ts or not remote_ts:
                 continue
             fits = _select(child, sa_payload, False, None) is not None
-            if set(local_ts) == set(asked_local) and set(remote_ts) == set(asked_remote):
+            if set(own_local) == set(asked_local) and set(own_remote) == set(asked_remote):
+                quality = 3
+            elif set(local_ts) == set(asked_local) and set(remote_ts) == set(asked_remote):
                 quality = 2
             elif narrowing.within(asked_local[:1], local_ts) and narrowing.within(
                 asked_remote[:1], remote_ts

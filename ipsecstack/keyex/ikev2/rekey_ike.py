@@ -62,12 +62,14 @@ class RekeyIke(Task):
         sa.log("IKE", 0, f"initiator initiating IKE_SA rekeying of {sa.tag}")
         return [Sa(self.offer.proposals), Nonce(nonce), Ke(method, exchange.public)]
 
-    def abort(self, sa: IkeSa, reason: str, now: float) -> None:
-        self.offer = None
-        if self.rival is not None and reason == "peer-deleted":
-            # The peer finished its own rekeying and never saw ours.
+    def before_end(self, sa: IkeSa, now: float) -> None:
+        """The peer finished its own rekeying and never saw ours: its new IKE SA is the one."""
+        if self.rival is not None and self.rival.state is State.ESTABLISHED:
             rival, self.rival = self.rival, None
             conclude(sa, rival, now)
+
+    def abort(self, sa: IkeSa, reason: str, now: float) -> None:
+        self.offer = None
         done = sa.successor is not None
         outcome = "rekeyed by the peer" if done else f"not rekeyed: {reason}"
         sa.host.finish(self.tickets, done, f"IKE_SA {sa.tag} {outcome}")

@@ -8,7 +8,7 @@ from ipsecstack.keyex.ikev2.states import Kind
 from ipsecstack.wire.ikev2 import NotifyType, Payload
 
 if TYPE_CHECKING:
-    from ipsecstack.keyex.ikev2.sa import IkeSa
+    from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 
 
 class Task:
@@ -26,6 +26,12 @@ class Task:
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         """The request's payloads, or None when there is nothing left to do."""
         raise NotImplementedError
+
+    def before_end(self, sa: IkeSa, now: float) -> None:
+        """The IKE SA is about to end: save what another one took over in the meantime."""
+
+    def old_deleted(self, sa: IkeSa, child: ChildSa, now: float) -> None:
+        """The peer deletes this Child SA while the task waits or is under way."""
 
     def abort(self, sa: IkeSa, reason: str, now: float) -> None:
         """The exchange cannot be done any more (timeout, the IKE SA is gone): let go of what was reserved."""
