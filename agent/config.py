@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent.config_reader import MISSING, ConfigError, TomlReader, Where
+
 Oid = tuple[int, ...]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -27,10 +29,6 @@ LEVELS = {"noAuthNoPriv": 1, "authNoPriv": 2, "authPriv": 3}
 AUTH_PROTOCOLS = ("SHA-224", "SHA-256", "SHA-384", "SHA-512")
 PRIV_PROTOCOLS = ("AES-128", "AES-192", "AES-256")
 WRITABLE_SYSTEM = ("contact", "name", "location")
-
-
-class ConfigError(Exception):
-    """What is wrong with the configuration, where, and what to do about it."""
 
 
 class Secret:
@@ -175,67 +173,7 @@ def parse_config(text: str, path: Path) -> Config:
     return _Reader(text, path).config(data)
 
 
-Where = tuple[str | int, ...]
-_MISSING: Any = object()
-
-
-class _Reader:
-    def __init__(self, text: str, path: Path) -> None:
-        self.path = path
-        self.lines = _key_lines(text)
-
-    # -- messages -----------------------------------------------------------------------------------------
-
-    def fault(self, where: Where, problem: str, cure: str) -> ConfigError:
-        """A ConfigError that points at the line of a key, or of the nearest table above it."""
-        line = next(
-            (self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), None
-        )
-        name = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
-        place = f"{self.path}:{line}" if line else str(self.path)
-        return ConfigError(f"{place}: {name}: {problem}; {cure}")
-
-    def known(self, table: Mapping[str, Any], where: Where, keys: tuple[str, ...]) -> None:
-        for key in table:
-            if key not in keys:
-                raise self.fault((*where, key), "no such key", f"known here: {', '.join(keys)}")
-
-    def take(
-        self, table: Mapping[str, Any], where: Where, key: str, kind: type | tuple[type, ...], default: Any
-    ) -> Any:
-        value = table.get(key, _MISSING)
-        if value is _MISSING:
-            if default is _MISSING:
-                raise self.fault(where, f"{key} is missing", f"add {key} = ...")
-            return default
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kinds):
-            names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-            wanted = names.get(kinds[-1], "a list" if list in kinds else "a table")
-            raise self.fault((*where, key), f"{value!r} is not {wanted}", f"write {wanted}")
-        return value
-
-    def strings(self, table: Mapping[str, Any], where: Where, key: str, default: Any = ()) -> tuple[str, ...]:
-        value = self.take(table, where, key, list, list(default))
-        for item in value:
-            if not isinstance(item, str):
-                raise self.fault((*where, key), f"{item!r} is not a string", "write a list of strings")
-        return tuple(value)
-
-    def choice(
-        self, table: Mapping[str, Any], where: Where, key: str, choices: tuple[str, ...], default: Any
-    ) -> str:
-        value: str = self.take(table, where, key, str, default)
-        if value not in choices and value != default:
-            raise self.fault((*where, key), f"{value!r} is not known", f"use one of {', '.join(choices)}")
-        return value
-
-    def tables(self, data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-        value = self.take(data, (), key, list, [])
-        if not all(isinstance(item, dict) for item in value):
-            raise self.fault((key,), "not a list of tables", f"start each entry with [[{key}]]")
-        return list(value)
-
+class _Reader(TomlReader):
     # -- the whole ----------------------------------------------------------------------------------------
 
     def config(self, data: dict[str, Any]) -> Config:
@@ -395,7 +333,7 @@ class _Reader:
         secrets = ("auth_password", "auth_password_file", "priv_password", "priv_password_file")
         keys = ("auth_key", "auth_key_file", "priv_key", "priv_key_file")
         self.known(table, where, ("name", "group", "auth", "priv", *secrets, *keys))
-        name = self.take(table, where, "name", str, _MISSING)
+        name = self.take(table, where, "name", str, MISSING)
         if not 1 <= len(name.encode()) <= 32:
             raise self.fault((*where, "name"), "not 1 to 32 octets", "choose another name")
         if (MODELS["usm"], name) in members:
@@ -408,7 +346,7 @@ class _Reader:
         priv_key, priv_localized = self.key(table, where, "priv", bool(priv))
         if auth_key and priv_key and auth_localized != priv_localized:
             raise self.fault(where, "one key is localized, the other a password", "give both the same way")
-        members[MODELS["usm"], name] = self.take(table, where, "group", str, _MISSING)
+        members[MODELS["usm"], name] = self.take(table, where, "group", str, MISSING)
         return User(name, auth, auth_key, priv, priv_key, auth_localized)
 
     def key(self, table: dict[str, Any], where: Where, kind: str, wanted: bool) -> tuple[Secret | None, bool]:
@@ -452,7 +390,7 @@ class _Reader:
             raise self.fault(
                 where, "networks is missing or empty", 'name who may use it; anyone is ["0.0.0.0/0", "::/0"]'
             )
-        group = self.take(table, where, "group", str, _MISSING)
+        group = self.take(table, where, "group", str, MISSING)
         # RFC 3584: a securityName of its own, so that the secret itself appears nowhere
         security_name = f"community{n + 1}"
         for version in versions:
@@ -465,7 +403,7 @@ class _Reader:
         for n, table in enumerate(self.tables(data, "view")):
             where: Where = ("view", n)
             self.known(table, where, ("name", "include", "exclude"))
-            name = self.take(table, where, "name", str, _MISSING)
+            name = self.take(table, where, "name", str, MISSING)
             if not 1 <= len(name) <= 32:
                 raise self.fault((*where, "name"), "not 1 to 32 characters", "choose another name")
             subtrees = [
@@ -500,7 +438,7 @@ class _Reader:
         level = self.choice(table, where, "level", tuple(LEVELS), "authPriv")
         model = self.choice(table, where, "model", tuple(MODELS), "usm")
         entry = AccessEntry(
-            group=self.take(table, where, "group", str, _MISSING),
+            group=self.take(table, where, "group", str, MISSING),
             model=MODELS[model],
             level=LEVELS[level],
             context=self.take(table, where, "context", str, ""),
@@ -555,40 +493,3 @@ class _Reader:
                     f"{user.name!r} can never reach the level that its group asks for",
                     "give it auth and priv, or lower the group's level",
                 )
-
-
-_HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
-_KEY = re.compile(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=")
-
-
-def _split(name: str) -> list[str]:
-    return [part.strip().strip("\"'") for part in name.split(".")]
-
-
-def _key_lines(text: str) -> dict[Where, int]:
-    """Where each table and key starts: path of names (and positions in arrays of tables) -> line number.
-
-    Only for messages: keys inside multi-line strings may be taken for keys, which never hides a fault.
-    """
-    lines: dict[Where, int] = {}
-    counts: dict[Where, int] = {}
-    prefix: Where = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        header = _HEADER.match(line)
-        if header:
-            path: Where = ()
-            parts = _split(header[2])
-            for position, part in enumerate(parts):
-                path = (*path, part)
-                if header[1] == "[[" and position == len(parts) - 1:
-                    counts[path] = counts.get(path, -1) + 1
-                    path = (*path, counts[path])
-                elif path in counts:
-                    path = (*path, counts[path])
-            prefix = path
-            lines.setdefault(prefix, number)
-            continue
-        key = _KEY.match(line)
-        if key and not line.lstrip().startswith("#"):
-            lines.setdefault((*prefix, *_split(key[1])), number)
-    return lines

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import resource
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,7 +25,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+from bench.figures import Figure
 
 from agent.config import parse_config
 from agent.engine import messages
@@ -205,58 +205,62 @@ def cli_walk(port: int, who: tuple[str, ...]) -> int:
     return done.stdout.count(b"\n.1") + 1
 
 
-def rate(walk: Callable[[], int], before: Callable[[], object] = lambda: None) -> tuple[int, list[float]]:
-    """(varbinds of a walk, varbinds a second of each of REPEAT walks)."""
-    rates = []
-    count = 0
-    for _ in range(REPEAT):
-        before()
-        started = time.perf_counter()
-        count = walk()
-        rates.append(count / (time.perf_counter() - started))
-    return count, rates
-
-
-def main() -> None:
-    tunnels = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+def measure(rounds: int = REPEAT, tunnels: int = 1000) -> list[Figure]:
+    """Varbinds a second of each kind of walk, the kinds taking turns, and the agent's memory."""
     if shutil.which("snmpbulkwalk") is None:
-        sys.exit("snmpbulkwalk is not installed (Debian: snmp)")
+        raise SystemExit("snmpbulkwalk is not installed (Debian: snmp)")
+    ours, theirs = multiprocessing.Pipe()
     with tempfile.TemporaryDirectory(prefix="snmp-walk-") as folder:
-        ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
         process = context.Process(target=serve, args=(tunnels, folder, theirs), daemon=True)
         process.start()
         theirs.close()
         try:
-            port = ours.recv()
-
-            def renew() -> None:
-                ours.send("renew")
-                ours.recv()
-
-            expected = tight_walk(port)
-            runs: dict[str, tuple[Callable[[], int], Callable[[], object]]] = {
-                "tight client, v2c": (lambda: tight_walk(port), lambda: None),
-                "tight client, v2c, cold": (lambda: tight_walk(port), renew),
-            }
-            for name, who in CLI.items():
-                runs[f"snmpbulkwalk, {name}"] = (lambda who=who: cli_walk(port, who), lambda: None)  # type: ignore[misc]
-            print(
-                f"{tunnels} tunnels, {expected} varbinds a walk, medians of {REPEAT}, {os.cpu_count()} cores"
-            )
-            for name, (walk, before) in runs.items():
-                count, rates = rate(walk, before)
-                if count != expected:
-                    sys.exit(f"{name}: {count} varbinds instead of {expected}")
-                low, middle, high = min(rates), statistics.median(rates), max(rates)
-                print(f"  {name:26s} {middle:10,.0f} varbinds/s   ({low:,.0f} to {high:,.0f})")
-            ours.send("memory")
-            print(f"  agent's resident memory at most {ours.recv() / 1024:.0f} MiB")
+            return _figures(ours, rounds, tunnels)
+        finally:
             ours.send("stop")
             process.join(10)
-        finally:
             if process.is_alive():
                 process.terminate()
+
+
+def _figures(pipe: Connection, rounds: int, tunnels: int) -> list[Figure]:
+    port: int = pipe.recv()
+    expected = tight_walk(port)
+
+    def cold() -> int:
+        return tight_walk(port)
+
+    def cli(who: tuple[str, ...]) -> Callable[[], int]:
+        return lambda: cli_walk(port, who)
+
+    walks: dict[str, Callable[[], int]] = {
+        "tight client, v2c": lambda: tight_walk(port),
+        "tight client, v2c, all rows changed": cold,
+        **{f"snmpbulkwalk, {name}": cli(who) for name, who in CLI.items()},
+    }
+    rates: dict[str, list[float]] = {name: [] for name in walks}
+    for _ in range(rounds):
+        for name, walk in walks.items():
+            if walk is cold:
+                pipe.send("renew")
+                pipe.recv()
+            started = time.perf_counter()
+            count = walk()
+            rates[name].append(count / (time.perf_counter() - started))
+            if count != expected:
+                raise SystemExit(f"{name}: {count} varbinds instead of {expected}")
+    pipe.send("memory")
+    memory = pipe.recv() / 1024
+    figures = [Figure(f"walk of {tunnels:,} tunnels: {name}", "varbinds/s", rates[name]) for name in walks]
+    return [*figures, Figure(f"agent's resident memory with {tunnels:,} tunnels", "MiB", [memory])]
+
+
+def main() -> None:
+    tunnels = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    for figure in measure(tunnels=tunnels):
+        what, median, spread, unit, _ = figure.cells()
+        print(f"{what:62s} {median:>9s} {unit:11s} {spread}")
 
 
 if __name__ == "__main__":
