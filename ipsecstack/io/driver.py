@@ -10,6 +10,8 @@ from typing import cast
 from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, UserspaceDataPlane
 from ipsecstack.io.network import Network
 from ipsecstack.io.sockets import IkeDatagram, Received
+from ipsecstack.ipsec.sa import Address
+from ipsecstack.keyex.base import IkeSaDeleted, IkeSaEstablished, IkeSaRekeyed, IkeSaUpdated, Output
 from ipsecstack.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._keepalive: asyncio.TimerHandle | None = None
+        self._behind_nat: dict[int, tuple[Address, Address]] = {}
+        self._unsubscribe: Callable[[], None] | None = None
         self._device: int | None = None
         self._device_pending: asyncio.Handle | None = None
         self._counted_malformed = self._counted_send_errors = 0
@@ -57,6 +61,7 @@ class Driver:
             if self._device is not None:
                 asyncio.get_running_loop().add_reader(self._device, self._device_readable)
         if self._keepalive_interval > 0:
+            self._unsubscribe = self.stack.subscribe(self._follow_nat)
             self._keep_alive()
         self.advance()
 
@@ -69,6 +74,9 @@ class Driver:
             if handle is not None:
                 handle.cancel()
         self._timer = self._keepalive = self._device_pending = None
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
     # --- what wakes it ---------------------------------------------------------------------------------------------
 
@@ -191,12 +199,19 @@ class Driver:
             None if at is None else asyncio.get_running_loop().call_later(max(at - now, 0), self._timer_due)
         )
 
+    def _follow_nat(self, output: Output, _stack: Stack) -> None:
+        """Remember the IKE SAs whose own end is behind a NAT: asking for all of them each time would not scale."""
+        if isinstance(output, IkeSaEstablished | IkeSaUpdated | IkeSaRekeyed):
+            if isinstance(output, IkeSaRekeyed):
+                self._behind_nat.pop(output.old.uniqueid, None)
+            ike = output.new if isinstance(output, IkeSaRekeyed) else output.ike
+            self._behind_nat.pop(ike.uniqueid, None)
+            if ike.nat_local:
+                self._behind_nat[ike.uniqueid] = (ike.local, ike.remote)
+        elif isinstance(output, IkeSaDeleted):
+            self._behind_nat.pop(output.ike.uniqueid, None)
+
     def _keep_alive(self) -> None:
-        peers = [
-            (ike.local, ike.remote)
-            for ike in self.stack.endpoint.ike_sas()
-            if ike.nat_local and ike.established is not None
-        ]
         interval = self._keepalive_interval
-        self.network.keep_alive(peers, interval)
+        self.network.keep_alive(list(self._behind_nat.values()), interval)
         self._keepalive = asyncio.get_running_loop().call_later(interval, self._keep_alive)

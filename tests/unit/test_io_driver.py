@@ -18,7 +18,16 @@ from ipsecstack.io.network import Network
 from ipsecstack.ipsec.sa import Address, Direction, Lifetime, Mode, SaDescription, SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.ipsec.spd import Action, SpdEntry
-from ipsecstack.keyex.base import InstallSa, Output, SendDatagram
+from ipsecstack.keyex.base import (
+    IkeCounters,
+    IkeSaDeleted,
+    IkeSaEstablished,
+    IkeSaRekeyed,
+    IkeSaView,
+    InstallSa,
+    Output,
+    SendDatagram,
+)
 from ipsecstack.stack import Stack
 from ipsecstack.wire.icmp import echo_request
 from ipsecstack.wire.transforms import EncrId, IntegId
@@ -322,26 +331,47 @@ def test_failed_sending_is_counted_and_told_once(caplog) -> None:
     with_two(scenario)
 
 
+def view(uniqueid: int, local: Address, remote: Address, nat_local: bool = True) -> IkeSaView:
+    return IkeSaView(
+        name="gw", uniqueid=uniqueid, version=2, state="ESTABLISHED", local=local, remote=remote, local_id=None,
+        remote_id=None, local_auth="psk", remote_auth="psk", initiator=True, initiator_spi=b"i" * 8,
+        responder_spi=b"r" * 8, nat_local=nat_local, nat_remote=False, nat_fake=False, encr=None, encr_key_bits=0,
+        integ=None, prf=None, ke=None, created=0, established=0, rekey_time=None, life_time=None,
+        counters=IkeCounters(), tasks_active=(), tasks_queued=(), children=(), generation=1,
+    )  # fmt: skip
+
+
 def test_nat_keepalives() -> None:
-    class View:
-        nat_local = True
-        established = 1.0
-
-        def __init__(self, local: Address, remote: Address) -> None:
-            self.local, self.remote = local, remote
-
     async def scenario(one: Gateway, two: Gateway) -> None:
-        one.endpoint.views = [View(one.nat_t, two.nat_t)]
+        def tell(*events: Output) -> None:
+            one.endpoint.queue += events
+            one.driver.advance()
+
         sock = two.network._udp[4, two.nat_t.port]
+        first = view(1, one.nat_t, two.nat_t)
+        tell(
+            IkeSaEstablished(view(9, one.nat_t, Address(LOOPBACK, 9), nat_local=False)),
+            IkeSaEstablished(first),
+        )
         await until(lambda: sock.keepalives >= 2)
         assert not two.endpoint.received
         # What has just been sent stands for a keepalive.
         before = sock.keepalives
-        end = asyncio.get_running_loop().time() + 0.3
+        end = asyncio.get_running_loop().time() + 0.6
         while asyncio.get_running_loop().time() < end:
             one.network.send_ike([SendDatagram(b"traffic", one.nat_t, two.nat_t, True)])
             await asyncio.sleep(0.01)
-        assert sock.keepalives <= before + 1
+        assert sock.keepalives <= before + 2  # six without
+        # They go on for the IKE SA that a rekeying made, and end with it.
+        second = view(2, one.nat_t, two.nat_t)
+        tell(IkeSaRekeyed(first, second))
+        before = sock.keepalives
+        await until(lambda: sock.keepalives > before)
+        tell(IkeSaDeleted(second, "deleted", True))
+        await asyncio.sleep(0.05)
+        before = sock.keepalives
+        await asyncio.sleep(0.3)
+        assert sock.keepalives == before
 
     with_two(scenario, keepalive=0.1)
 
