@@ -177,7 +177,7 @@ def _sequence(source: Source, clause: tuple[Any, ...]) -> Iterator[Problem]:
     right = clause[2]
     if not (right and isinstance(right[-1], tuple) and right[-1] and right[-1][0] == "SEQUENCE"):
         return
-    listed = [member[0] for member in right[-1][1]]
+    listed = {member[0]: member[1] for member in right[-1][1]}
     row = next(
         (c[1] for c in source.declarations if c[0] == "objectTypeClause" and c[2] == ("row", clause[1])), None
     )
@@ -196,6 +196,10 @@ def _sequence(source: Source, clause: tuple[Any, ...]) -> Iterator[Problem]:
             text = f"the SEQUENCE {clause[1]} lists {name}, which is no column of {row}; define it or drop it"
             yield source.problem(text, clause[1], name)
     for name in names:
+        used = type_name(source.clauses[name][2]) or "BITS"
+        if name in listed and isinstance(listed[name], str) and listed[name] != used:
+            text = f"the SEQUENCE {clause[1]} gives {name} the type {listed[name]}, the column has {used}; correct it"
+            yield source.problem(text, clause[1], name)
         if name not in listed:
             yield source.problem(
                 f"{name} is a column of {row} and missing in the SEQUENCE {clause[1]}; add it", name

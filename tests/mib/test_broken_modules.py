@@ -151,6 +151,8 @@ def test_the_good_module_compiles(base: Path, source: Callable[[str, str], Path]
          line("xNumber OBJ") - 1, "xNumber is a column of xEntry and missing in the SEQUENCE XEntry; add it"),
         ("    xColour Colour\n", "    xColour Colour,\n    xShape Colour\n",
          line("xColour Colour") + 1, "the SEQUENCE XEntry lists xShape, which is no column of xEntry"),
+        ("    xNumber Integer32,", "    xNumber Counter32,",
+         line("xNumber Integer32"), "the SEQUENCE XEntry gives xNumber the type Counter32, the column has Integer32"),
         ("SYNTAX SEQUENCE OF XEntry", "SYNTAX SEQUENCE OF YEntry",
          line("SEQUENCE OF"), "the SYNTAX of xTable is YEntry, which is neither defined here nor imported"),
         ("red(1), green(2)", "red(1), green(1)",
