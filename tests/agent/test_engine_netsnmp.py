@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,12 +18,15 @@ from smi_support import (
     Running,
     TestModel,
     config,
+    request,
     rows,
     running,
     snmp,
+    v2c,
 )
 
 from agent.config import ConfigError, Listen, parse_config
+from agent.engine.pdu import GET
 from agent.engine.transport import TransportError
 from agent.smi.rowstatus import RowStatus, StoredRow
 
@@ -334,3 +338,21 @@ def test_stored_rows_show(agent: Running, model: TestModel) -> None:
         f".{DOTTED}.3.1.4.122 3",
         f".{DOTTED}.3.1.5.122 3",
     ]
+
+
+def test_the_answer_leaves_from_the_address_that_was_asked(tmp_path: Path, model: TestModel) -> None:
+    """A connected socket takes answers from there only; 127.0.0.2 and .3 are both this machine's."""
+    text = CONFIG.replace('"127.0.0.1:0", "[::1]:0"', '"0.0.0.0:0", "[::]:0"')
+    with running(tmp_path, model, text) as agent:
+        ask = v2c(request(GET, [(1, 3, 6, 1, 2, 1, 1, 5, 0)]))
+        ports = dict(agent.agent.addresses)
+        for family, host, port in (
+            (socket.AF_INET, "127.0.0.2", ports["0.0.0.0"]),
+            (socket.AF_INET, "127.0.0.3", ports["0.0.0.0"]),
+            (socket.AF_INET6, "::1", ports["::"]),
+        ):
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(2)
+                sock.connect((host, port))
+                sock.send(ask)
+                assert b"gateway" in sock.recv(1500)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from pathlib import Path
 
 import pytest
-from smi_support import Manager, Offline, TestModel, request, rows
+from smi_support import Manager, Offline, TestModel, request, rows, v2c
 from test_smi_controller import column, scalar
 
 from agent.config import Secret, User
@@ -283,3 +285,35 @@ def test_salts_never_repeat(tmp_path: Path) -> None:
     manager = Manager(agent, "operator", 3)
     salts = [manager.read(agent.ask(manager.message(ASK)))[0].priv for _ in range(50)]
     assert len(set(salts)) == 50
+
+
+def test_no_secret_reaches_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        agent = offline(tmp_path)
+        manager = Manager(agent, "operator", 3)
+        right = manager.user
+        manager.read(agent.ask(manager.message(ASK)))
+        agent.ask(
+            altered(manager, user=usm.LocalUser(b"operator", "SHA-256", "AES-128", bytes(32), bytes(16)))
+        )
+        agent.ask(v2c(ASK, b"topsecret"))
+        agent.ask(v2c(ASK, b"elsewhere"))
+    text = caplog.text + repr(agent.agent.config) + repr(vars(agent.agent.usm))
+    for secret in (
+        b"authpassword",
+        b"privpassword",
+        b"topsecret",
+        b"elsewhere",
+        right.auth_key,
+        right.priv_key,
+    ):
+        for shown in (secret.hex(), repr(secret)[2:-1]):
+            assert shown not in text
+
+
+def test_nothing_is_kept_outside_the_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    offline(tmp_path / "state")
+    assert list(temporary.iterdir()) == []
