@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 PROTOCOL = 150  # of our routes and rules (rtnetlink's rtm_protocol); not in iproute2's list
 MAIN_TABLE, MAIN_PRIORITY = 254, 32766
-_EEXIST, _ENOENT, _ESRCH = 17, 2, 3
+_EEXIST, _ENOENT, _ESRCH, _ENETDOWN = 17, 2, 3, 100
 _GOTO, _LOOKUP = 2, 1
 
 
@@ -127,6 +127,7 @@ class RouteTable:
 
     def __init__(self, device: str, mtu: int, table: int, mark: int) -> None:
         self._device = device
+        self._mtu = mtu
         self._table = table
         self._mark = mark
         self._entries: dict[SpdEntry, tuple[list[Network], list[Network]]] = {}  # local and remote prefixes
@@ -137,7 +138,7 @@ class RouteTable:
         self._index = 0
         self._closed = False
         try:
-            self._call(lambda: self._open(mtu))
+            self._call(self._open)
         except BaseException:
             self.close()
             raise
@@ -150,17 +151,26 @@ class RouteTable:
         except OSError as error:
             raise DataPlaneError(f"netlink: {error}") from None
 
-    def _open(self, mtu: int) -> None:
+    def _open(self) -> None:
         self._ipr = IPRoute()
-        self._index = self._ipr.link_lookup(ifname=self._device)[0]
+        self._find_device()
         self._remove_stale()
+        self._bring_up()
+
+    def _find_device(self) -> None:
+        found = self._ipr.link_lookup(ifname=self._device)
+        if not found:
+            raise DataPlaneError(f"{self._device} is not there any more")
+        self._index = found[0]
+
+    def _bring_up(self) -> None:
         try:
             # No IPv6 link-local address, hence no router solicitations into the tunnel.
             with open(f"/proc/sys/net/ipv6/conf/{self._device}/addr_gen_mode", "w") as knob:
                 knob.write("1")
         except OSError:
             pass  # no IPv6 in this kernel, or /proc/sys read-only: those packets are dropped by the SPD then
-        self._ipr.link("set", index=self._index, state="up", mtu=mtu, txqlen=1000)
+        self._ipr.link("set", index=self._index, state="up", mtu=self._mtu, txqlen=1000)
 
     def _remove_stale(self) -> None:
         """Rules of a process that died; its routes went with its device."""
@@ -196,11 +206,24 @@ class RouteTable:
             self._call(self._apply)
 
     def refresh(self) -> None:
-        """Choose sources anew after this host's addresses changed."""
-        self._call(self._apply)
+        """Install everything again: the kernel drops routes when an address goes or the device is set down.
 
-    def _apply(self) -> None:
-        """Make the kernel's state what the policies ask for: additions first."""
+        Sources are chosen anew. While the device is down there is nothing to install: call again when it is up.
+        """
+        self._call(lambda: self._apply(again=True))
+
+    def reattach(self) -> None:
+        """The device was made again: up, MTU, routes and rules."""
+
+        def work() -> None:
+            self._find_device()
+            self._bring_up()
+            self._apply(again=True)
+
+        self._call(work)
+
+    def _apply(self, again: bool = False) -> None:
+        """Make the kernel's state what the policies ask for: additions first; ``again`` trusts no memory."""
         addresses = self._addresses()
         routes: dict[Network, IPAddress | None] = {}
         local: dict[int, set[Network]] = {4: set(), 6: set()}
@@ -216,11 +239,12 @@ class RouteTable:
             wanted = rules_for(version, local[version], unbound, self._table, self._mark, self._device)
             rules.update(dict.fromkeys(wanted))
         for network, hint in routes.items():
-            if network not in self._routes or self._routes[network] != hint:
-                self._route("replace", network, hint)
-                self._routes[network] = hint
+            if again or network not in self._routes or self._routes[network] != hint:
+                self._routes.pop(network, None)
+                if self._route("replace", network, hint):
+                    self._routes[network] = hint
         for rule in rules:
-            if rule not in self._rules:
+            if again or rule not in self._rules:
                 self._rule("add", rule)
                 self._rules[rule] = None
         for rule in [rule for rule in self._rules if rule not in rules]:
@@ -238,7 +262,8 @@ class RouteTable:
                 found.append((message["scope"], ip_address(text)))
         return [address for _, address in sorted(found, key=lambda item: item[0])]
 
-    def _route(self, command: str, network: Network, hint: IPAddress | None) -> None:
+    def _route(self, command: str, network: Network, hint: IPAddress | None) -> bool:
+        """False when the kernel takes no routes because the device is down, or has none to delete."""
         arguments: dict[str, Any] = {
             "family": AF_INET if network.version == 4 else AF_INET6,
             "dst": str(network),
@@ -248,7 +273,9 @@ class RouteTable:
         }
         if hint is not None:
             arguments["prefsrc"] = str(hint)
-        _tolerate(lambda: self._ipr.route(command, **arguments), _ESRCH if command == "del" else None)
+        return _tolerate(
+            lambda: self._ipr.route(command, **arguments), _ESRCH if command == "del" else _ENETDOWN
+        )
 
     def _rule(self, command: str, rule: Rule) -> None:
         ignore = _ENOENT if command == "del" else _EEXIST
@@ -280,12 +307,15 @@ class RouteTable:
             self._worker.shutdown()
 
 
-def _tolerate(work: Callable[[], object], code: int | None) -> None:
+def _tolerate(work: Callable[[], object], code: int) -> bool:
+    """False when the kernel refused with this error code."""
     try:
         work()
     except NetlinkError as error:
         if error.code != code:
             raise
+        return False
+    return True
 
 
 def _as_found(rule: Any) -> dict[str, Any]:

@@ -67,8 +67,18 @@ class TunDataPlane(UserspaceCore):
             self._routes.remove(entry)
 
     def addresses_changed(self) -> None:
-        """This host's addresses changed: routes get new source hints."""
+        """Addresses or links of this host changed: routes and rules are installed again, with new source hints."""
         self._routes.refresh()
+
+    def repair(self) -> None:
+        """Make the device again if it was deleted (``device_fileno`` is another one then), and all that leads into it.
+
+        Raises DataPlaneError when that fails; call again later.
+        """
+        if not self._device.is_there():
+            self._device.close()
+            self._device = TunDevice(self.name)
+        self._routes.reattach()
 
     def device_fileno(self) -> int | None:
         return self._device.fd if self._device.fd >= 0 else None

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from ipsecstack.dataplane.base import DataPlaneError
 
-_TUNSETIFF = 0x400454CA
+_TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _IFREQ = struct.Struct("16sH22x")
 _MAX_NAME = 15
@@ -41,7 +41,8 @@ class TunDevice:
             os.close(self.fd)
             reason = {
                 errno.EBUSY: "another process holds it: choose another name",
-                errno.EPERM: "that needs CAP_NET_ADMIN in this network namespace",
+                errno.EPERM: "that needs CAP_NET_ADMIN in this network namespace: start as root, under 'unshare -Urn' "
+                "for a trial, or with the memory data plane",
                 errno.EINVAL: "an interface of this name and another kind is there: choose another name",
             }.get(error.errno or 0, error.strerror or str(error))
             raise DataPlaneError(f"TUN device {name} cannot be made: {reason}") from None
@@ -73,6 +74,14 @@ class TunDevice:
             except OSError:
                 refused += 1
         return refused
+
+    def is_there(self) -> bool:
+        """False when the interface was deleted behind our back; the descriptor is of no use any more."""
+        try:
+            fcntl.ioctl(self.fd, _TUNGETIFF, bytes(_IFREQ.size))
+        except (OSError, ValueError):
+            return False
+        return True
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from cryptography.exceptions import InvalidTag
-
-from ipsecstack.crypto.errors import IntegrityError
+from ipsecstack.crypto.errors import IntegrityError, InvalidTag
 from ipsecstack.ipsec.esp import Buffer, EspTransform, PaddingError, Random
 from ipsecstack.ipsec.replay import ReplayWindow
 from ipsecstack.wire.esp import HEADER_OCTETS, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, trailer

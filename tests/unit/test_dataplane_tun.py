@@ -64,7 +64,9 @@ def test_no_policy_no_rule() -> None:
 def ns(require_root: None) -> Iterator[Namespace]:
     """A host with an outer address, default routes and a LAN address of both versions."""
     with namespaces("gw") as (gw,):
-        gw.ip("link add wan type veth peer name peer", "link set wan up", "link set peer up")
+        gw.ip("link add wan type veth peer name peer")
+        for device in ("wan", "peer"):  # without link-local addresses, which come when they like
+            gw.ip(f"link set {device} addrgenmode none", f"link set {device} up")
         gw.add_address("192.0.2.1/24", "2001:db8::1/64", device="wan")
         gw.add_address("10.1.0.1/24", "fd01::1/64")
         gw.ip("route add default via 192.0.2.254", "route add ::/0 via 2001:db8::fe")
@@ -383,3 +385,55 @@ def test_nothing_in_the_clear_on_the_wire(gateways: tuple[Gateway, Gateway]) -> 
     sniffer.close()
     assert any(b"\x11\x94\x11\x94" in packet for packet in seen)
     assert not any(bytes.fromhex("c0ffeec0ffee") in packet for packet in seen)
+
+
+def test_routes_come_back_after_the_device_was_down(ns: Namespace) -> None:
+    plane = ns.inside(TunDataPlane)
+    one, two = policy("10.1.0.0/24", "10.2.0.0/24"), policy("fd01::/64", "fd02::/64", "c/six")
+    plane.add_policy(one)
+    plane.add_policy(two)
+    before = state(ns)
+    ns.ip("link set ipsec0 down")
+    plane.addresses_changed()  # nothing can be installed now, and that is no error
+    plane.remove_policy(one)
+    plane.add_policy(one)
+    assert plane.read_device(0.0) == []
+    ns.ip("link set ipsec0 up")
+    plane.addresses_changed()
+    assert state(ns) == before
+    plane.close()
+
+
+def test_routes_come_back_after_an_address_went(ns: Namespace) -> None:
+    ns.sysctl(ipv4__ip_forward=1)
+    plane = ns.inside(TunDataPlane)
+    plane.add_policy(policy("10.1.0.0/24", "10.2.0.0/24"))
+    ns.ip("addr del 10.1.0.1/24 dev lo")
+    plane.addresses_changed()
+    assert goes_by_tunnel(ns, "10.2.0.9", "from", "10.1.0.7", "iif", "wan")
+    ns.add_address("10.1.0.1/24")
+    plane.addresses_changed()
+    assert "src 10.1.0.1" in ns.run("ip", "route", "get", "10.2.0.9")
+    plane.close()
+
+
+def test_a_deleted_device_is_made_again(ns: Namespace) -> None:
+    before = state(ns)
+    plane = ns.inside(TunDataPlane)
+    plane.add_policy(policy("10.1.0.0/24", "10.2.0.0/24"))
+    ns.ip("link del ipsec0")
+    with pytest.raises(OSError, match="bad state"):
+        plane.read_device(0.0)
+    ns.inside(plane.repair)
+    assert goes_by_tunnel(ns, "10.2.0.9")
+    sender = ns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.sendto(b"x", ("10.2.0.9", 9))
+    sender.close()
+    assert select.select([plane.device_fileno()], [], [], 3)[0]
+    assert plane.read_device(0.0) == []
+    assert plane.counters.no_sa_out == 1
+    descriptor = plane.device_fileno()
+    ns.inside(plane.repair)  # nothing was wrong: the device stays
+    assert plane.device_fileno() == descriptor
+    plane.close()
+    assert state(ns) == before
