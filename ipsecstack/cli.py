@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ipsecstack.config import DesiredState
     from ipsecstack.daemon import Settings
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
@@ -112,10 +113,7 @@ def ipsecstackd(argv: Sequence[str] | None = None) -> int:
     if arguments.log_level is None and "log_level" in state.options:
         output = logs.set_up(int(state.options["log_level"]))
     if arguments.check:
-        for warning in state.warnings:
-            print(f"warning: {warning}")
-        print(f"{arguments.config}: {len(state.connections)} connections, no errors")
-        return OK
+        return _check(arguments.config, state)
     if arguments.netns:
         try:
             _enter_netns(arguments.netns)
@@ -144,6 +142,36 @@ def ipsecstackd(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), FAILED)
     except ConfigError as error:
         return _fail(str(error), BAD_USAGE)
+    return OK
+
+
+def _check(path: Path, state: DesiredState) -> int:
+    """Load everything into a key exchange that has no sockets: what a start would refuse is refused here."""
+    import os
+    import time
+
+    from ipsecstack.config import ConfigError
+    from ipsecstack.config.apply import Applier
+    from ipsecstack.keyex.credentials import CredentialStore
+    from ipsecstack.keyex.endpoint import Endpoint
+    from ipsecstack.keyex.options import Options
+
+    credentials = CredentialStore()
+    endpoint = Endpoint(
+        random=os.urandom,
+        allocate_spi=lambda: 256,
+        credentials=credentials,
+        options=Options(),
+        now=0.0,
+        wall_clock=time.time,
+    )
+    try:
+        report = Applier(path, endpoint, credentials).apply(state, 0.0)
+    except ConfigError as error:
+        return _fail(str(error), BAD_USAGE)
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    print(f"{path}: {len(report.loaded)} connections, no errors")
     return OK
 
 

@@ -358,6 +358,13 @@ def test_check(tmp_path: Path, capsys) -> None:
     conf.write_text("connections { gw { local_adrs = 1 } }")
     assert cli.ipsecstackd(["--check", "--config", str(conf)]) == 2
     assert "local_adrs" in capsys.readouterr().err
+    conf.write_text(configuration())
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key.pem").write_text(
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+    )
+    assert cli.ipsecstackd(["--check", "--config", str(conf)]) == 2
+    assert "private/key.pem" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--dataplane", "none"], ["--log-level", "9"], ["--nonsense"]])
