@@ -22,7 +22,7 @@ from agent.sources.settings import ViciSettings
 from agent.sources.vici_records import BadRecord
 from agent.sources.vici_session import Section, ViciError, ViciRefused, ViciSession
 
-EVENTS = ("ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update", "alert")
+EVENTS = ("ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update", "alert", "child-ended")
 FIRST_PAUSE = 0.25
 CONNECTIONS_INTERVAL = 30.0  # configuration changes come without an event
 SINCE = "%b %d %H:%M:%S %Y"
@@ -256,6 +256,10 @@ class ViciSource:
         for record in read.ike_update(message):
             self.feed.ike_updated(record)
 
+    def _child_ended(self, message: Section) -> None:
+        for record in read.ike_records(message):
+            self.feed.child_down(record)
+
     def _alert(self, message: Section) -> None:
         self.feed.failed(read.failure(message))
 
@@ -266,6 +270,7 @@ class ViciSource:
         "child-rekey": _child_rekey,
         "ike-update": _ike_update,
         "alert": _alert,
+        "child-ended": _child_ended,
     }
 
     def _malformed(self, error: BadRecord) -> None:

@@ -203,7 +203,7 @@ class FakeVici:
         kind, size = packet[0], packet[1]
         name, rest = packet[2 : 2 + size].decode(), packet[2 + size :]
         if kind in (Packet.EVENT_REGISTER, Packet.EVENT_UNREGISTER):
-            if name == "alert" and self.epoch is None:
+            if name in ("alert", "child-ended") and self.epoch is None:
                 self._send(writer, bytes([Packet.EVENT_UNKNOWN]))
                 return
             (self._clients[writer].add if kind == Packet.EVENT_REGISTER else self._clients[writer].discard)(

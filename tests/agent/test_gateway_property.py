@@ -96,6 +96,7 @@ class Life(RuleBasedStateMachine):
         self.indexes: dict[tuple[str, ...], int] = {}
         self.lost_any = False
         self.steps = 0
+        self.told_down: set[int] = set()
         self.cells: dict[str, tuple[int, object]] = {}
         for connection in CONNECTIONS:
             self.connect_now(connection, set(CHILDREN), 1)
@@ -216,6 +217,7 @@ class Life(RuleBasedStateMachine):
         ike.children.remove(child)
         final = replace(ike.record(False), children=(child.record("DELETED"),))
         self.tell(loss, self.feed.child_down, final)
+        self.told_down.add(child.uniqueid)
 
     @precondition(lambda self: any(ike.state == "ESTABLISHED" for ike in self.ikes))
     @rule(data=st.data(), loss=st.integers(0, 3))
@@ -368,6 +370,11 @@ class Life(RuleBasedStateMachine):
             if before is not None and before[0] == stamp:
                 assert before[1] == value, f"{domain} changed without a new stamp"
             self.cells[domain] = (stamp, value)
+
+    @invariant()
+    def what_ended_does_not_come_back(self) -> None:
+        if not self.lossy:
+            assert not self.told_down & {sa.record.uniqueid for sa in self.feed.children.values()}
 
     @invariant()
     def nothing_is_down_in_a_rekey(self) -> None:
