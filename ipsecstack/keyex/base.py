@@ -364,6 +364,7 @@ class NegotiationFailed:
     remote: Address | None
     reason: str
     message: str
+    received: bool = False  # the peer reported it; else it was found here
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from ipsecstack.vici import codec, commands, events
 from ipsecstack.vici.changes import ChangeLog
 from ipsecstack.vici.codec import Outgoing
 from ipsecstack.vici.session import Session
+from ipsecstack.vici.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class ViciServer:
         self.clock = clock
         self.reload = reload
         self.counters = ServerCounters()
+        self.tally = Tally()
         self.changes = ChangeLog(stack.endpoint, stack.touched, stack.dataplane.policies())
         self.on_timer_changed: Callable[[], None] = lambda: None
         self._advance = advance
@@ -194,6 +196,7 @@ class ViciServer:
             log.error("vici: %s of a %s event is lost", type(error).__name__, type(output).__name__)
 
     def _take_output(self, output: Output) -> None:
+        self.tally.take(output)
         if isinstance(output, LogRecorded):
             self._log(output)
         elif isinstance(output, CommandFinished):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from vici_support.fake import Gateway, child_view, ike_view
 from ipsecstack.config import ConfigError
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.ipsec.spd import Action, SpdEntry
-from ipsecstack.keyex.base import AuthClass, CommandFinished, LogRecorded
+from ipsecstack.keyex.base import (
+    AuthClass,
+    CommandFinished,
+    IkeSaDeleted,
+    IkeSaEstablished,
+    LogRecorded,
+    NegotiationFailed,
+)
 from ipsecstack.wire.transforms import EncrId, IntegId, KeId
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "vici_keys.json").read_text())
@@ -85,7 +93,7 @@ def test_stats(client: Client, gateway: Gateway) -> None:
     assert reply["uptime"]["running"] == "100 seconds"
     assert reply["ikesas"] == {"total": "2", "half-open": "1"}
     assert (reply["data-plane"], reply["ipsec"]["unknown-spi"]) == ("memory", "7")
-    assert reply["ike"] == {"invalid-messages": "2"}
+    assert reply["ike"] == {"invalid-messages": "2", "unknown-ike-spi": "0"}
     gateway.now += 3 * 86400
     assert client.request("stats")["uptime"]["running"] == "3 days"
 
@@ -568,15 +576,31 @@ def test_the_stack_is_advanced_after_commands(gateway: Gateway) -> None:
 
 
 def test_counters(client: Client, gateway: Gateway) -> None:
+    failure = NegotiationFailed("psk2", 4, None, None, "AUTHENTICATION_FAILED", "bad MAC")
+    gateway.stack.tell(failure)
+    gateway.stack.tell(replace(failure, received=True))
+    gateway.stack.tell(replace(failure, child_name="c", reason="TS_UNACCEPTABLE", received=True))
+    gateway.stack.tell(IkeSaDeleted(ike_view(9), "timeout", established=False))
+    gateway.stack.tell(IkeSaDeleted(ike_view(9), "deleted", established=True))
+    gateway.stack.tell(IkeSaEstablished(ike_view(10, initiator=False)))
     reply = client.request("get-counters")
     missing(reply["counters"][""], RECORDED["get-counters"])
-    assert reply["counters"][""]["auth-failures-in"] == "3"
-    assert "invalid-messages" not in reply["counters"][""]
+    ours = {key: value for key, value in reply["counters"][""].items() if value != "0"}
+    assert ours == {
+        "auth-failures-in": "1",
+        "auth-failures-out": "1",
+        "negotiation-failures-out": "1",
+        "child-failed": "1",
+        "ike-failed-init": "1",
+        "ike-established": "1",
+        "ike-responded": "1",
+    }
     assert reply["success"] == "yes"
     assert list(client.request("get-counters", {"all": "yes"})["counters"]) == ["psk2"]
     assert list(client.request("get-counters", {"name": "psk2"})["counters"]) == ["psk2"]
     assert client.request("get-counters", {"name": "x"})["errmsg"] == "no counters found for this connection"
     assert client.request("reset-counters") == {"success": "yes"}
+    assert client.request("get-counters")["counters"][""]["auth-failures-in"] == "0"
     assert client.request("reset-counters", {"all": "yes"}) == {"success": "yes"}
     assert client.request("reset-counters", {"name": "x"})["success"] == "no"
     assert gateway.endpoint.calls == [("reset_counters", None), ("reset_counters", "psk2")]

@@ -233,7 +233,10 @@ class FakeEndpoint:
         return changed, [u for child, u in gone if not child], [u for child, u in gone if child]
 
     def counters(self, connection: str | None = None) -> dict[str, int]:
-        return dict(self.counts, **{"auth-failures-in": 3, "invalid-messages": 2})
+        return dict(self.counts)
+
+    def statistics(self) -> dict[str, int]:
+        return {"invalid-messages": 2, "unknown-ike-spi": 0}
 
     def counters_by_connection(self) -> dict[str, dict[str, int]]:
         return {"psk2": dict(self.counts)}

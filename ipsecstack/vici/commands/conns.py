@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ipsecstack.config.certs import AbsoluteSource
 from ipsecstack.config.connections import read_connection
 from ipsecstack.crypto import x509
-from ipsecstack.keyex.base import AuthClass, AuthConfig, ChildConfig, ConnectionConfig
+from ipsecstack.keyex.base import AuthClass, AuthConfig, ChildAction, ChildConfig, ConnectionConfig
 from ipsecstack.vici.codec import Outgoing
 from ipsecstack.vici.registry import Stream, command, success
 from ipsecstack.vici.request import Request, RequestError
@@ -108,15 +108,18 @@ def _child(child: ChildConfig) -> Section:
         "rekey_bytes": str(child.rekey_bytes),
         "rekey_packets": str(child.rekey_packets),
         "life_time": _number(child.life_time),
-        "dpd_action": child.dpd_action.value,
-        "start_action": child.start_action.value,
-        "close_action": child.close_action.value,
+        **{f"{kind}_action": _action(getattr(child, f"{kind}_action")) for kind in ("dpd", "start", "close")},
         "local-ts": [ts.to_text() for ts in child.local_ts] or ["dynamic"],
         "remote-ts": [ts.to_text() for ts in child.remote_ts] or ["dynamic"],
     }
     if child.priority:
         section["priority"] = str(child.priority)
     return section
+
+
+def _action(action: ChildAction) -> str:
+    """strongSwan's names: clear is none, restart is start."""
+    return {ChildAction.CLEAR: "none", ChildAction.RESTART: "start"}.get(action, action.value)
 
 
 def _number(value: float) -> str:

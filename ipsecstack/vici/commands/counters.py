@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ipsecstack.vici.codec import Outgoing
-from ipsecstack.vici.commands.info import IKE_STATS
 from ipsecstack.vici.registry import command, success
 from ipsecstack.vici.request import Request, RequestError
 
@@ -19,7 +18,7 @@ def get_counters(server: ViciServer, request: Request, now: float) -> Outgoing:
     if request.flag("all"):
         counters = server.endpoint.counters_by_connection()
     elif name is None:
-        counters = {"": server.endpoint.counters()}
+        counters = {"": server.endpoint.counters() | server.tally.counts()}
     else:
         known = server.endpoint.counters_by_connection()
         if name not in known:
@@ -27,8 +26,7 @@ def get_counters(server: ViciServer, request: Request, now: float) -> Outgoing:
         counters = {name: known[name]}
     return {
         "counters": {
-            # What belongs to no connection is in stats.
-            connection: {key: str(value) for key, value in values.items() if key not in IKE_STATS}
+            connection: {key: str(value) for key, value in values.items()}
             for connection, values in counters.items()
         },
         **success(),
@@ -45,4 +43,6 @@ def reset_counters(server: ViciServer, request: Request, now: float) -> Outgoing
         raise RequestError("no counters found for this connection")
     else:
         server.endpoint.reset_counters(name)
+        if name is None:
+            server.tally.reset()
     return success()

@@ -16,8 +16,6 @@ from ipsecstack.wire.transforms import IntegId
 if TYPE_CHECKING:
     from ipsecstack.vici.server import ViciServer
 
-IKE_STATS = ("invalid-messages", "cookies-sent", "half-open-drops", "unknown-ike-spi")
-
 
 @command("version")
 def version(server: ViciServer, request: Request, now: float) -> Outgoing:
@@ -64,10 +62,9 @@ def stats(server: ViciServer, request: Request, now: float) -> Outgoing:
             },
         },
     }
-    counts = server.endpoint.counters()
-    ike = {key: str(counts[key]) for key in IKE_STATS if key in counts}
-    if ike:
-        reply["ike"] = ike
+    statistics = getattr(server.endpoint, "statistics", None)
+    if statistics is not None:
+        reply["ike"] = {key: str(value) for key, value in statistics().items()}
     return reply
 
 
