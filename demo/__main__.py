@@ -142,7 +142,8 @@ class Inside:
 
 
 def list_child(socket_path: str) -> dict[str, Any] | None:
-    """The installed CHILD_SA of a gateway, as VICI's list-sas gives it."""
+    """The newest installed CHILD_SA of a gateway, as VICI's list-sas gives it."""
+    newest: dict[str, Any] | None = None
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2)
@@ -150,11 +151,13 @@ def list_child(socket_path: str) -> dict[str, Any] | None:
             for message in vici.Session(connection).list_sas():
                 for ike in text_of(message).values():
                     for child in ike["child-sas"].values():
-                        if child["state"] == "INSTALLED":
-                            return dict(child)
+                        if child["state"] != "INSTALLED":
+                            continue
+                        if newest is None or int(child["uniqueid"]) > int(newest["uniqueid"]):
+                            newest = dict(child)
     except (OSError, KeyError, vici.exception.SessionException):
         return None
-    return None
+    return newest
 
 
 def tunnel_index(manager: Manager, column: str) -> str | None:
@@ -288,8 +291,7 @@ def verdict(first: State, last: State) -> str | None:
     return None
 
 
-def run(seconds: float | None, port: int) -> int:
-    ground = find_ground()
+def run(seconds: float | None, port: int, ground: Ground) -> int:
     print(f"demo: starting two gateways {ground.value}, and the SNMP agent on 127.0.0.1:{port}", flush=True)
     netns.sweep()
     with contextlib.ExitStack() as stack:
@@ -332,12 +334,16 @@ def main() -> int:
         "--seconds", type=float, help="end after so many seconds; exit status 0 when all worked"
     )
     parser.add_argument("--port", type=int, default=1161, help="the agent's UDP port on 127.0.0.1 (1161)")
+    parser.add_argument(
+        "--on", choices=[ground.name.lower() for ground in Ground], help="instead of the best to be had"
+    )
     options = parser.parse_args()
     if shutil.which("setpriv") is None:
         print("demo: setpriv is not installed (on Debian: apt-get install util-linux)", file=sys.stderr)
         return 1
     try:
-        return run(options.seconds, options.port)
+        ground = Ground[options.on.upper()] if options.on else find_ground()
+        return run(options.seconds, options.port, ground)
     except (DemoFailed, ProcessFailed) as error:
         print(f"demo: FAILED: {error}", file=sys.stderr)
         return 1

@@ -28,15 +28,15 @@ from lab.traffic import EchoFlow
 
 PR_SET_PDEATHSIG = 1
 PACKETS_PER_SECOND = 5.0
+LAN = Child("lan", ("10.1.0.0/24", "10.2.0.0/24"), options={"rekey_time": "60s"})
 TUNNEL = Tunnel(
     name="demo",
     identities=("a.demo.example", "b.demo.example"),
-    # trap: whenever the tunnel is gone, the next packet brings it up again.
-    children=(
-        Child("lan", ("10.1.0.0/24", "10.2.0.0/24"), options={"start_action": "trap", "rekey_time": "60s"}),
-    ),
+    children=(LAN,),
     options={"dpd_delay": "10s"},
 )
+# trap, on side a: whenever the tunnel is gone, the next packet brings it up again.
+TRAPPING = replace(TUNNEL, children=(replace(LAN, options={**LAN.options, "start_action": "trap"}),))
 
 
 def say(**fields: object) -> None:
@@ -54,7 +54,9 @@ def dead_parts(gateways: Sequence[Gateway]) -> list[str]:
 
 def in_namespaces(stopping: threading.Event) -> int:
     """Build, report, and keep going until told to stop; exit status."""
-    with pair(("ours", "ours"), (TUNNEL,), settings={"retransmit_timeout": "2.0"}) as made:
+    with pair(
+        ("ours", "ours"), (TRAPPING,), tunnels_b=(TUNNEL,), settings={"retransmit_timeout": "2.0"}
+    ) as made:
         source, target = made.ends("lan")
         say(
             folder=str(made.folder),
@@ -86,7 +88,7 @@ def in_memory(stopping: threading.Event) -> int:
         gateways = []
         for end, name in enumerate("ab"):
             tunnel = replace(
-                TUNNEL,
+                (TRAPPING, TUNNEL)[end],
                 addresses=("127.0.0.1", "127.0.0.1"),
                 options={
                     **TUNNEL.options,
@@ -102,7 +104,6 @@ def in_memory(stopping: threading.Event) -> int:
             gateway.start()
             stack.callback(gateway.stop)
             gateways.append(gateway)
-        gateways[0].initiate("lan")
         say(
             folder=str(place),
             sockets=[str(gateway.socket_path) for gateway in gateways],

@@ -32,6 +32,10 @@ class Manager:
 
     def close(self) -> None:
         self._engine.close_dispatcher()
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
 
     async def _target(self) -> UdpTransportTarget:

@@ -33,7 +33,7 @@ def negotiation(rounds: int) -> list[Figure]:
 
 
 def walk(rounds: int) -> list[Figure]:
-    from bench.walk import measure
+    from bench.snmp_walk import measure
 
     return measure(rounds)
 
