@@ -111,6 +111,8 @@ def _told_of_every_child(event: ChildSaDeleted) -> tuple[str, ...]:
 
 def names(event: object, name: str) -> tuple[str, ...]:
     """The VICI events that an output of the stack becomes."""
+    if isinstance(event, IkeSaDeleted) and not event.established:
+        return ()  # what never was up did not go down; its failure is an alert
     return _told_of_every_child(event) if isinstance(event, ChildSaDeleted) else (name,)
 
 
