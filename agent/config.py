@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.config_reader import MISSING, ConfigError, TomlReader, Where
+from agent.config_reader import MISSING, TomlReader, Where
+from agent.config_reader import ConfigError as ConfigError
 
 Oid = tuple[int, ...]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
