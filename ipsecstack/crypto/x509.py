@@ -321,13 +321,16 @@ class _Search:
                 f'RSA key of "{name}" has {key.key_size} bits, at least {self._min_rsa_bits} are required'
             )
         try:
-            critical = [e.oid for e in certificate.extensions if e.critical]
+            # Name constraints must be critical (RFC 5280 section 4.2.1.10); one that is not still is not ignored.
+            critical = [
+                e.oid for e in certificate.extensions if e.critical or e.oid == x509.NameConstraints.oid
+            ]
         except _PARSE_ERRORS as error:
             raise CertificateError(f'extensions of "{name}" are malformed: {_first_line(error)}') from None
         for oid in critical:
             if oid not in _HANDLED_CRITICAL:
                 raise CertificateError(
-                    f'"{name}" has the critical extension {oid.dotted_string}, which is not handled'
+                    f'"{name}" has the extension {oid.dotted_string}, which is not handled'
                 )
 
 

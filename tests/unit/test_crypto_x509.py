@@ -46,6 +46,7 @@ class Authority:
         days: int = 365,
         start: datetime = START,
         extra: cx509.ExtensionType | None = None,
+        extra_critical: bool = True,
         digest: hashes.HashAlgorithm | None = None,
     ) -> cx509.Certificate:
         key = key or ec.generate_private_key(ec.SECP256R1())
@@ -84,7 +85,7 @@ class Authority:
         if names:
             builder = builder.add_extension(cx509.SubjectAlternativeName(names), critical=False)
         if extra is not None:
-            builder = builder.add_extension(extra, critical=True)
+            builder = builder.add_extension(extra, critical=extra_critical)
         own = self.key
         algorithm = None if isinstance(own, ed25519.Ed25519PrivateKey) else digest or hashes.SHA256()
         return builder.sign(own, algorithm)
@@ -174,8 +175,11 @@ def test_leaf_rules(root: Authority) -> None:
     with pytest.raises(CertificateError, match="1024 bits"):
         x509.validate(root.issue("CN=moon", key=short), [], anchors, NOW)
     constraints = cx509.NameConstraints([cx509.DNSName("example.org")], None)
-    with pytest.raises(CertificateError, match=r"critical extension 2\.5\.29\.30"):
-        x509.validate(root.issue("CN=moon", extra=constraints), [], anchors, NOW)
+    for critical in (True, False):
+        constrained = Authority("CN=Constrained", root, extra=constraints, extra_critical=critical)
+        leaf = constrained.issue("CN=moon")
+        with pytest.raises(CertificateError, match=r"extension 2\.5\.29\.30, which is not handled"):
+            x509.validate(leaf, [constrained.certificate], anchors, NOW)
     with pytest.raises(CertificateError, match="cannot be used in IKE"):
         x509.validate(root.issue("CN=moon", key=x25519.X25519PrivateKey.generate()), [], anchors, NOW)
     assert x509.validate(root.issue("CN=moon", usage=None, ca=None), [], anchors, NOW)
