@@ -122,6 +122,20 @@ def test_changed_packets_are_counted_and_change_nothing(algorithm: Algorithm) ->
     assert pair.b.inbound([batch], 0) == [PACKET]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=str)
+def test_a_number_past_the_last_is_refused(algorithm: Algorithm) -> None:
+    """A sender that lets its numbers wrap: authentic, and still a replay."""
+    pair = Pair({**keys(algorithm), "replay_window": 32})
+    inbound = pair.b.sad.get(pair.b_in)
+    assert inbound is not None
+    inbound.window.top = 2**32 - 2  # type: ignore[attr-defined]
+    last, wrapped = forged(pair, PACKET, 4, 2**32 - 1), forged(pair, PACKET, 4, 0)
+    assert bytes(wrapped[0].packets[0][4:8]) == bytes(4)
+    packets = last[0].packets + wrapped[0].packets
+    assert pair.b.inbound([EspDatagrams(B, A, True, packets)], 0) == [PACKET]
+    assert pair.counters(pair.b_in).replay_errors == 1
+
+
 def test_packets_outside_the_sa_are_policy_errors() -> None:
     pair = Pair()
     outside = [udp("10.9.0.5", "10.2.0.9"), udp("10.1.0.5", "10.3.0.9"), PACKET6]
@@ -131,13 +145,16 @@ def test_packets_outside_the_sa_are_policy_errors() -> None:
     assert pair.b.inbound(forged(pair, PACKET, 4, 9), 0) == [PACKET]
 
 
-def test_padding_errors() -> None:
-    pair = Pair()
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=str)
+def test_padding_errors(algorithm: Algorithm) -> None:
+    pair = Pair(keys(algorithm))
     sa = pair.a.sad.get(pair.a_out)
     assert sa is not None
-    for number, end in enumerate((b"\x01\x03\x02\x03\x04", b"\xff\x04", b"\x01\x02\x07\x04"), 1):
-        plain = PACKET + bytes(-(len(PACKET) + len(end)) % 4) + end
-        esp = sa.transform.protect(plain, number.to_bytes(8, "big"), number)
+    ends = (b"\x01\x03\x02\x03\x04", b"\xff\x04", b"\x01\x02\x07\x04")
+    for number, end in enumerate(ends, 1):
+        plain = PACKET + bytes(-(len(PACKET) + len(end)) % sa.transform.align) + end
+        iv = number.to_bytes(sa.transform.iv_octets, "big") if sa.transform.iv_octets else b""
+        esp = sa.transform.protect(plain, iv, number)
         assert pair.b.inbound([EspDatagrams(B, A, True, [esp])], 0) == []
     assert pair.counters(pair.b_in) == SaCounters(padding_errors=3)
 
