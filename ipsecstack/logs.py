@@ -21,6 +21,10 @@ _LEVELS = ((logging.ERROR, -1), (logging.WARNING, 0), (logging.INFO, 1), (loggin
 _GROUPS = {"io": "NET", "dataplane": "KNL", "config": "CFG", "keyex": "IKE", "vici": "CFG"}
 
 
+# A peer's identity may hold anything; a log line and a terminal must not obey it.
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
+
+
 def level_of(record: logging.LogRecord) -> int:
     """A Python log level as one of strongSwan's."""
     return next((level for python, level in _LEVELS if record.levelno >= python), 3)
@@ -34,8 +38,9 @@ def group_of(logger_name: str) -> str:
 
 def line_of(entry: LogRecorded, stamp: bool = True) -> str:
     """One line of the log, without what could forge another one."""
-    who = f" <{entry.ike_name or ''}|{entry.ike_uniqueid or ''}>" if entry.ike_name else ""
-    message = entry.message.translate({10: " ", 13: " ", 27: " "})
+    name = (entry.ike_name or "").translate(_CONTROLS)
+    who = f" <{name}|{entry.ike_uniqueid or ''}>" if name else ""
+    message = entry.message.translate(_CONTROLS)
     text = f"[{entry.group}]{who} {message}"
     if not stamp:
         return text

@@ -36,13 +36,13 @@ def test_lines(capsys, monkeypatch) -> None:
     forwarded = []
     output.forward = forwarded.append
     logging.getLogger("ipsecstack.io.network").warning("cannot send to %s", "peer")
-    logging.getLogger("ipsecstack.daemon").info("ready\n[IKE] <gw|1> a forged line")
+    logging.getLogger("ipsecstack.daemon").info("ready\n[IKE] <gw|1> a forged line\x1b\x9b\x07\x00")
     logging.getLogger("ipsecstack.daemon").debug("not asked for")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == [
         "[IKE] <gw|7> established",
         "[NET] cannot send to peer",
-        "[DMN] ready [IKE] <gw|1> a forged line",
+        "[DMN] ready [IKE] <gw|1> a forged line    ",
     ]
     assert lines[0][4] == "-"
     assert [(entry.group, entry.level) for entry in forwarded] == [("NET", 0), ("DMN", 1)]
