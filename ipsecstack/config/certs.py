@@ -47,9 +47,11 @@ class AbsoluteSource:
 
 
 def to_der(data: bytes) -> bytes:
-    """DER of one certificate in PEM or DER; ValueError when it is none."""
+    """DER of one certificate in PEM or DER; ValueError when it is none, or its public key is of no known kind."""
     try:
-        return x509.to_der(x509.load_certificate(data))
+        certificate = x509.load_certificate(data)
+        x509.public_key(certificate)  # one whose key nobody can use is refused while it is loaded, not later
+        return x509.to_der(certificate)
     except CertificateError as error:
         raise ValueError(str(error)) from None
 

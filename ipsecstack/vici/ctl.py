@@ -41,6 +41,17 @@ def to_text(value: Any) -> Any:
     return value
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has seen enough."""
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
 class Output:
     """Where results go: as text like swanctl's, as raw messages, or as JSON."""
 
@@ -54,17 +65,17 @@ class Output:
         if self.style == "json":
             self._documents.append(plain)
         elif self.style == "raw":
-            print(f"{kind} {ctl_format.raw(plain)}", flush=True)
+            _print(f"{kind} {ctl_format.raw(plain)}")
         else:
             for line in render(plain):
-                print(line, flush=True)
+                _print(line)
 
     def finish(self, single: bool) -> None:
         """Print what JSON has gathered: one object, or a list."""
         if self.style != "json":
             return
         document = self._documents[0] if single and self._documents else self._documents
-        print(json.dumps(document, indent=2), flush=True)
+        _print(json.dumps(document, indent=2))
 
 
 @contextmanager
@@ -106,7 +117,7 @@ def _reply(command: str, render: Callable[[Message], Iterable[str]]) -> Callable
             message = _filters(args, "name") | ({"all": "yes"} if args.all else {})
             if args.reset:
                 session.request("reset-counters", message or None)
-                print("counters were reset")
+                _print("counters were reset")
                 return
         out.show(f"{command} reply", session.request(command, message or None), render)
         out.finish(single=True)
@@ -126,7 +137,7 @@ def _control(command: str) -> Callable[..., None]:
         for item in session.streamed_request(command, "control-log", message):
             out.show("control-log", item, ctl_format.log_line)
         if out.style == "text":
-            print(f"{command} completed successfully")
+            _print(f"{command} completed successfully")
         out.finish(single=False)
 
     return run
@@ -144,7 +155,7 @@ def _rekey(session: Session, args: argparse.Namespace, out: Output) -> None:
 def _log(session: Session, args: argparse.Namespace, out: Output) -> None:
     for _name, item in session.listen(["log"]):
         if out.style == "json":
-            print(json.dumps(to_text(item)), flush=True)
+            _print(json.dumps(to_text(item)))
         else:
             out.show("log event", item, ctl_format.log_line)
 
@@ -155,10 +166,10 @@ def _load(session: Session, args: argparse.Namespace, out: Output) -> None:
 
     if args.file is None:
         session.request("reload-settings")
-        print("the daemon has read its configuration again")
+        _print("the daemon has read its configuration again")
         return
     try:
-        failures = load_everything(session, Path(args.file), print)
+        failures = load_everything(session, Path(args.file), _print)
     except ConfigError as error:
         raise CtlError(str(error)) from None
     if failures:
@@ -253,8 +264,7 @@ def ipsecctl(argv: Sequence[str] | None = None) -> int:
     except (SessionException, DeserializationException) as error:
         print(f"ipsecctl: the server at {args.socket} does not know {args.command}: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough, or the daemon went away in the middle.
+    except ReaderGone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:

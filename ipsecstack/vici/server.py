@@ -116,8 +116,9 @@ class ViciServer:
         commands.load()
 
     def close(self) -> None:
-        """End all sessions and stop listening to the stack."""
-        self._unsubscribe()
+        """End all sessions and stop listening to the stack; a second call does nothing."""
+        unsubscribe, self._unsubscribe = self._unsubscribe, lambda: None
+        unsubscribe()
         for session in list(self._sessions.values()):
             session.close("the daemon ends")
 

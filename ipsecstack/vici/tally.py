@@ -25,7 +25,14 @@ KEYS = (
 )
 
 AUTH_REASONS = frozenset(
-    {"AUTHENTICATION_FAILED", "NO_PSK", "NO_PRIVATE_KEY", "NO_PEER_CONFIG", "CERTIFICATE", "CERTIFICATE_INVALID"}
+    {
+        "AUTHENTICATION_FAILED",
+        "NO_PSK",
+        "NO_PRIVATE_KEY",
+        "NO_PEER_CONFIG",
+        "CERTIFICATE",
+        "CERTIFICATE_INVALID",
+    }
 )
 
 

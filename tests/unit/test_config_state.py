@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,3 +247,19 @@ def test_an_encrypted_key_without_passphrase_says_what_to_do(folder: Path) -> No
     daemon, _, _ = applier(folder)
     with pytest.raises(ConfigError, match=r"a\.key: .*file = a\.key"):
         daemon.reload(0)
+
+
+def test_the_commented_example_is_right(repository: Path, tmp_path: Path) -> None:
+    """conf/swanctl.conf loads as it is; what it has commented out loads too, once its files are there."""
+    example = repository / "conf" / "swanctl.conf"
+    assert [c.name for c in load_file(example).connections] == ["branch"]
+    lines = example.read_text().splitlines()
+    text = "\n".join(re.sub(r"^(\s*)#(?! )", r"\1", re.sub(r"^(  )#  ", r"\1  ", line)) for line in lines)
+    for name in ("x509", "x509ca", "private"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "x509" / "hq.pem").write_bytes(certificate("hq.example.org", ca=False)[0])
+    (tmp_path / "x509ca" / "partners-ca.pem").write_bytes(certificate("CA", ca=True)[0])
+    (tmp_path / "swanctl.conf").write_text(text)
+    state = load_file(tmp_path / "swanctl.conf")
+    assert [c.name for c in state.connections] == ["branch", "partners"]
+    assert {"group", "pid_file", "cookie_threshold"} <= set(state.options)
