@@ -153,8 +153,10 @@ class UserspaceDataPlane(DataPlane, Protocol):
 
     ``outbound`` takes inner IP packets to ESP, ``inbound`` takes ESP to inner packets. ``read_device`` drains the
     device (at most ``limit`` packets) and returns what must be sent; ``receive`` does ``inbound`` and writes to the
-    device.
+    device. Sockets that carry IKE and ESP must be given ``socket_mark`` (SO_MARK; 0 is none).
     """
+
+    socket_mark: int
 
     def outbound(self, packets: Iterable[bytes | memoryview], now: float) -> list[EspDatagrams]: ...
 
@@ -167,6 +169,14 @@ class UserspaceDataPlane(DataPlane, Protocol):
     def read_device(self, now: float, limit: int = 64) -> list[EspDatagrams]: ...
 
     def receive(self, batch: Iterable[EspDatagrams], now: float) -> None: ...
+
+    def addresses_changed(self) -> None:
+        """Addresses or links of this host changed: what leads packets into the device is looked after."""
+        ...
+
+    def repair(self) -> None:
+        """Make a device that is gone again; its descriptor may be another one afterwards. Raises DataPlaneError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class _Waiting:
 class UserspaceCore:
     """SPD, SAD, ESP, counters and events of a userspace data plane: all of ``DataPlane``, and the packet processing."""
 
-    socket_mark = 0  # the SO_MARK that sockets for IKE and ESP must carry; 0 is none
+    socket_mark: int = 0
 
     def __init__(self, features: Features, random: Random, path_mtu: int = DEFAULT_PATH_MTU) -> None:
         self.features = features
@@ -220,6 +220,12 @@ class UserspaceCore:
             if sa is not None:
                 self._expire(sa, sa.lifetime.at_time(now))
                 self._watch(sa)
+
+    def addresses_changed(self) -> None:
+        """Nothing here depends on this host's addresses."""
+
+    def repair(self) -> None:
+        """There is no device that could be lost."""
 
     def close(self) -> None:
         """Forget every SA, key and packet."""

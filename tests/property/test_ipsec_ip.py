@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from espkit import udp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipsecstack.wire.ip import (
@@ -47,6 +47,7 @@ def ipv4_headers(draw: st.DrawFn, payload: int = 0) -> IPv4Header:
     )
 
 
+@settings(deadline=None)
 @given(ipv4_headers())
 def test_ipv4_round_trip(header: IPv4Header) -> None:
     packet = header.to_bytes()
@@ -54,6 +55,7 @@ def test_ipv4_round_trip(header: IPv4Header) -> None:
     assert checksum(packet) == 0
 
 
+@settings(deadline=None)
 @given(v6, v6, octet, octet, st.integers(0, 2**20 - 1), octet)
 def test_ipv6_round_trip(
     a: IPv6Address, b: IPv6Address, proto: int, tclass: int, label: int, hops: int
@@ -62,6 +64,7 @@ def test_ipv6_round_trip(
     assert IPv6Header.parse(header.to_bytes()) == header
 
 
+@settings(deadline=None)
 @given(
     v4,
     v4,
@@ -81,6 +84,7 @@ def test_flow_key_of_ports(
     assert flow_key(optioned) == flow_key(packet) == flow_key(memoryview(packet))
 
 
+@settings(deadline=None)
 @given(v6, v6, st.lists(st.sampled_from([0, 43, 60]), max_size=4), st.integers(0, 65535), st.integers(0, 2))
 def test_flow_key_behind_extension_headers(
     a: IPv6Address, b: IPv6Address, chain: list[int], port: int, extra: int
@@ -94,6 +98,7 @@ def test_flow_key_behind_extension_headers(
     assert Flow.from_key(flow_key(packet)) == Flow(a, b, 17, port, 53)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_any_octets_are_a_flow_or_an_error(data: bytes) -> None:
     for prefix in (b"", b"\x45\x00\x00", b"\x60", b"\x4f"):
@@ -107,6 +112,7 @@ def test_any_octets_are_a_flow_or_an_error(data: bytes) -> None:
         Flow.from_key(key)
 
 
+@settings(deadline=None)
 @given(st.integers(28, 4000), st.integers(28, 1500))
 def test_fragments_carry_the_whole_payload(size: int, mtu: int) -> None:
     packet = udp("10.1.0.5", "10.2.0.9", size)
@@ -141,6 +147,7 @@ def test_no_room_to_fragment() -> None:
         fragment_ipv4(udp("10.1.0.5", "10.2.0.9", 500), 27)
 
 
+@settings(deadline=None)
 @given(octet, st.integers(0, 3))
 def test_other_ecn_bits_keep_the_checksum_right(tos: int, ecn: int) -> None:
     packet = with_ecn(udp("10.1.0.5", "10.2.0.9", tos=tos), ecn)

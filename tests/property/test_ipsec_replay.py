@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipsecstack.ipsec.replay import ReplayWindow
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([1, 3, 32, 64, 1024]),
     st.booleans(),
@@ -34,6 +35,7 @@ def test_window_is_a_set_of_recent_numbers(size: int, esn: bool, start: int, ste
         assert window.top == max(seen)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0, 1, 5, 64]), st.lists(st.integers(1, 90), max_size=5), st.integers(1, 70))
 def test_advance_is_accept_for_each(size: int, before: list[int], count: int) -> None:
     one, other = ReplayWindow(size, esn=False), ReplayWindow(size, esn=False)
@@ -47,6 +49,7 @@ def test_advance_is_accept_for_each(size: int, before: list[int], count: int) ->
     assert (one.top, one.bitmap) == (other.top, other.bitmap)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0, 32, 64, 1000]), st.integers(0, 2**40), st.integers(-900, 2**31 - 1))
 def test_high_half_is_found(size: int, top: int, distance: int) -> None:
     """Any number inside the window, or less than 2^32 - size ahead, is reconstructed from its low half."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipsecstack.ipsec.selectors import TrafficSelector
@@ -47,28 +47,33 @@ def packets_near(
     return address, protocol, port
 
 
+@settings(deadline=None)
 @given(selectors())
 def test_text_round_trip(ts: TrafficSelector) -> None:
     assert TrafficSelector.from_text(ts.to_text()) == ts
 
 
+@settings(deadline=None)
 @given(selectors())
 def test_every_selector_covers_itself(ts: TrafficSelector) -> None:
     assert ts.intersect(ts) == ts
     assert ts.covers(ts)
 
 
+@settings(deadline=None)
 @given(selectors(), selectors())
 def test_intersection_commutes(a: TrafficSelector, b: TrafficSelector) -> None:
     assert a.intersect(b) == b.intersect(a)
 
 
+@settings(deadline=None)
 @given(selectors(), selectors(), selectors())
 def test_intersection_is_associative(a: TrafficSelector, b: TrafficSelector, c: TrafficSelector) -> None:
     ab, bc = a.intersect(b), b.intersect(c)
     assert (ab.intersect(c) if ab else None) == (a.intersect(bc) if bc else None)
 
 
+@settings(deadline=None)
 @given(selectors(), selectors())
 def test_narrowing_is_covered_by_both(a: TrafficSelector, b: TrafficSelector) -> None:
     narrowed = a.intersect(b)
@@ -79,12 +84,14 @@ def test_narrowing_is_covered_by_both(a: TrafficSelector, b: TrafficSelector) ->
         assert narrowed.intersect(a) == narrowed
 
 
+@settings(deadline=None)
 @given(selectors(), selectors())
 def test_covering_is_antisymmetric(a: TrafficSelector, b: TrafficSelector) -> None:
     if a.covers(b) and b.covers(a):
         assert a == b
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_intersection_selects_what_both_select(data: st.DataObject) -> None:
     a, b = data.draw(selectors()), data.draw(selectors())
@@ -94,6 +101,7 @@ def test_intersection_selects_what_both_select(data: st.DataObject) -> None:
     assert (narrowed is not None and narrowed.matches(*packet)) == both
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_cover_means_no_packet_escapes(data: st.DataObject) -> None:
     a, b = data.draw(selectors()), data.draw(selectors())
