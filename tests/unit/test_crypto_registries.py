@@ -27,12 +27,75 @@ def test_encr_describes_itself(algorithm: encr.Encr) -> None:
     assert encr.get(algorithm.id, algorithm.key_bits) is algorithm
     assert algorithm.aead == (algorithm.id in AEAD_ENCR) == (algorithm.icv_octets > 0)
     assert algorithm.key_octets * 8 == algorithm.key_bits
-    assert (algorithm.id in KEY_LENGTH_REQUIRED) == (algorithm.name.startswith("AES"))
+    # Without the Key Length attribute, a proposal could not tell several key lengths apart.
+    lengths = [other for other in encr.registered() if other.id is algorithm.id]
+    assert algorithm.id in KEY_LENGTH_REQUIRED or len(lengths) == 1
     with pytest.raises(ValueError, match="octets of key"):
         algorithm.new(bytes(algorithm.keymat_octets + 1))
     cipher = algorithm.new(bytes(range(algorithm.keymat_octets)))
     assert "Cipher" in repr(cipher)
     assert "00" not in repr(cipher)
+
+
+@pytest.mark.parametrize("algorithm", list(encr.registered()), ids=lambda a: f"{a.name}-{a.key_bits}")
+@pytest.mark.parametrize("blocks", [0, 1, 2, 90])
+def test_encr_round_trip(algorithm: encr.Encr, blocks: int) -> None:
+    key = bytes(range(algorithm.keymat_octets))
+    iv, aad = bytes(range(algorithm.iv_octets)), b"spi and number" if algorithm.aead else b""
+    plaintext = bytes(range(256)) * 6
+    plaintext = plaintext[: blocks * 16]
+    assert len(plaintext) % algorithm.block_octets == 0
+    cipher = algorithm.new(key)
+    sealed = cipher.seal(iv, aad, plaintext)
+    assert len(sealed) == len(plaintext) + algorithm.icv_octets
+    assert cipher.open(iv, aad, memoryview(sealed)) == plaintext
+    out = bytearray(len(sealed))
+    assert cipher.seal_into(memoryview(iv), aad, memoryview(plaintext), out) == len(sealed)
+    assert out == sealed
+    back = bytearray(len(plaintext))
+    assert cipher.open_into(iv, aad, sealed, memoryview(back)) == len(plaintext)
+    assert back == plaintext
+    if blocks and algorithm.id is not EncrId.NULL:
+        assert sealed[: len(plaintext)] != plaintext
+        assert algorithm.new(key[1:] + b"\xff").seal(iv, aad, plaintext) != sealed
+        other = bytes((iv[0] ^ 1,)) + iv[1:]
+        assert cipher.seal(other, aad, plaintext) != sealed
+    if algorithm.aead:
+        for at in range(0, len(sealed), 7):
+            altered = bytearray(sealed)
+            altered[at] ^= 0x40
+            with pytest.raises(IntegrityError):
+                cipher.open(iv, aad, altered)
+
+
+@pytest.mark.parametrize("algorithm", list(integ.registered()), ids=lambda a: a.name)
+def test_integ_signs_and_verifies(algorithm: integ.Integ) -> None:
+    assert integ.get(algorithm.id) is algorithm
+    mac = algorithm.new(bytes(range(algorithm.key_octets)))
+    icv = mac.sign(b"one", memoryview(b"two"))
+    assert len(icv) == algorithm.icv_octets
+    assert mac.verify(memoryview(icv), b"onetwo")
+    if algorithm.id is not IntegId.NONE:
+        for at in range(len(icv)):
+            altered = bytearray(icv)
+            altered[at] ^= 1
+            assert not mac.verify(altered, b"onetwo")
+        assert not mac.verify(icv, b"onetwo!")
+        assert not algorithm.new(bytes(algorithm.key_octets)).verify(icv, b"onetwo")
+    with pytest.raises(ValueError, match="takes a key of"):
+        algorithm.new(bytes(algorithm.key_octets + 1))
+
+
+@pytest.mark.parametrize("function", list(prf.registered()), ids=lambda f: f.name)
+def test_prf_gives_its_length(function: prf.Prf) -> None:
+    assert prf.get(function.id) is function
+    outputs = {function.compute(bytes(n), b"seed") for n in range(1, 5)}
+    assert {len(output) for output in outputs} == {function.output_octets}
+    assert (
+        function.compute(b"key", b"a", b"b")
+        == function.compute(b"key", b"ab")
+        != function.compute(b"key", b"ba")
+    )
 
 
 def test_encr_lengths_of_the_documents() -> None:
