@@ -49,6 +49,7 @@ def stats(server: ViciServer, request: Request, now: float) -> Outgoing:
         "scheduled": str(int(server.endpoint.next_timer() is not None)),
         "ikesas": {"total": str(len(sas)), "half-open": str(half_open)},
         "plugins": [server.info.name, f"dataplane-{dataplane.features.name}"],
+        "ike": {key: str(value) for key, value in server.endpoint.statistics().items()},
         "data-plane": dataplane.features.name,
         "ipsec": {
             key.replace("_", "-"): str(getattr(dataplane.counters, key))
@@ -62,9 +63,6 @@ def stats(server: ViciServer, request: Request, now: float) -> Outgoing:
             },
         },
     }
-    statistics = getattr(server.endpoint, "statistics", None)
-    if statistics is not None:
-        reply["ike"] = {key: str(value) for key, value in statistics().items()}
     return reply
 
 
