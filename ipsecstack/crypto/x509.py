@@ -40,6 +40,7 @@ _MAX_TRIES = 64  # candidate issuers looked at, so that cross-signed loops end
 _PARSE_ERRORS = (
     ValueError,
     TypeError,
+    KeyError,  # cryptography 47, for a string type that is none
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
