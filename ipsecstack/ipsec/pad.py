@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from cryptography import x509
-
 from ipsecstack.crypto import dn
 from ipsecstack.ipsec.selectors import TrafficSelector
 
@@ -63,13 +61,13 @@ def _match_dn(pattern: bytes, value: bytes) -> Match:
         if len(ours) != len(theirs):
             return Match.NONE
         for one, other in zip(ours, theirs, strict=True):
-            if one.oid != other.oid or (one.value != "*" and not _same_value(one, other)):
+            if one.oid != other.oid or (one.value != "*" and _folded(one.value) != _folded(other.value)):
                 return Match.NONE
     return Match.WILDCARD
 
 
-def _same_value(one: x509.NameAttribute[str | bytes], other: x509.NameAttribute[str | bytes]) -> bool:
-    return dn.same_name(x509.Name([one]), x509.Name([other]))
+def _folded(value: str | bytes) -> str | bytes:
+    return value if isinstance(value, bytes) else " ".join(value.casefold().split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,25 @@ class RateLimit:
         return True
 
 
+class LogLimit:
+    """A rate limit for each kind of log line that strangers can cause; says how many were left out."""
+
+    def __init__(self, per_second: float) -> None:
+        self._rate = per_second
+        self._limits: dict[str, RateLimit] = {}
+        self._suppressed: Counter[str] = Counter()
+
+    def allow(self, key: str, now: float) -> tuple[bool, int]:
+        """Whether to write the line, and how many like it were suppressed before it."""
+        limit = self._limits.get(key)
+        if limit is None:
+            limit = self._limits[key] = RateLimit(self._rate, now)
+        if not limit.allow(now):
+            self._suppressed[key] += 1
+            return False, 0
+        return True, self._suppressed.pop(key, 0)
+
+
 class HalfOpen:
     """The half-open IKE SAs of responders, by IKE SA and by address."""
 

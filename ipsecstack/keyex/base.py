@@ -496,6 +496,10 @@ class KeyExchangeEndpoint(Protocol):
 
     def counters_by_connection(self) -> dict[str, dict[str, int]]: ...
 
+    def statistics(self) -> dict[str, int]:
+        """``invalid-messages``, ``cookies-sent``, ``half-open-drops``, ``unknown-ike-spi``: of the whole endpoint."""
+        ...
+
     def reset_counters(self, connection: str | None = None) -> None: ...
 
     def shutdown(self, now: float) -> None:

@@ -16,6 +16,9 @@ COUNTER_KEYS = (
 )  # fmt: skip
 
 
+STATISTIC_KEYS = ("invalid-messages", "cookies-sent", "half-open-drops", "unknown-ike-spi")
+
+
 class Counters:
     """VICI get-counters: totals, and one set for each connection."""
 

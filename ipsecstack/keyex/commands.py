@@ -10,7 +10,7 @@ from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import lookup
 from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandError, ConnectionConfig, LogRecorded
-from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing
+from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing, timers
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
@@ -278,7 +278,8 @@ def _established(endpoint: Endpoint, connection: str) -> IkeSa | None:
 def _connecting(endpoint: Endpoint, connection: str) -> IkeSa | None:
     states = (State.NEW, State.INIT_SENT, State.AUTH_SENT)
     found = [sa for sa in endpoint.ike_sas_of(connection) if sa.initiator and sa.state in states]
-    return found[-1] if found else None
+    going = [sa for sa in found if not any(isinstance(t, DeleteIke) for t in sa.tasks())]
+    return going[-1] if going else None
 
 
 def _up(endpoint: Endpoint, connection: str, child: str) -> bool:
@@ -287,6 +288,8 @@ def _up(endpoint: Endpoint, connection: str, child: str) -> bool:
 
 def _pending(endpoint: Endpoint, connection: str, child: str) -> bool:
     for sa in endpoint.ike_sas_of(connection):
+        if any(isinstance(task, DeleteIke) for task in sa.tasks()):
+            continue
         if sa.initial is not None and sa.initiator and child in sa.initial.children:
             return True
         if any(isinstance(task, NewChild) and task.config.name == child for task in sa.tasks()):
@@ -307,7 +310,7 @@ def _children(
     return [
         (sa, c)
         for sa in endpoint.ike_sas_of(ike)
-        for c in sa.children
+        for c in list(sa.children)
         if (child is None or c.name == child) and (child_id is None or c.uniqueid == child_id)
     ]
 
@@ -356,7 +359,8 @@ def _terminate_ike(endpoint: Endpoint, sa: IkeSa, ticket: int, force: bool, now:
     running = next((task for task in sa.tasks() if isinstance(task, DeleteIke)), None)
     if running is not None:
         running.tickets.append(ticket)
-    elif sa.state in (State.ESTABLISHED, State.REKEYED):
+    elif sa.state in (State.ESTABLISHED, State.REKEYED, State.AUTH_SENT):
+        # In AUTH_SENT the peer may have the IKE SA already: the Delete follows as soon as it can be sent.
         running = DeleteIke("deleted")
         running.tickets = [ticket]
         sa.enqueue(running, first=True)
@@ -381,9 +385,9 @@ def rekey(
     sas, pairs = _match(endpoint, ike, child, ike_id, child_id)
     sas = [sa for sa in sas if sa.state is State.ESTABLISHED and not sa.silent]
     for sa in sas:
-        machine.rekey_ike(sa)
+        timers.rekey_ike(sa)
         machine.pump(sa, now)
     for sa, found in pairs:
-        machine.rekey_child(sa, found)
+        timers.rekey_child(sa, found)
         machine.pump(sa, now)
     return len(sas) + len(pairs)

@@ -1,8 +1,7 @@
-"""One gateway's key exchanges: demultiplexing, tables, timers. Implements ``base.KeyExchangeEndpoint``."""
+"""One gateway's key exchanges: tables, timers, commands. Implements ``base.KeyExchangeEndpoint``."""
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 
@@ -11,40 +10,28 @@ from ipsecstack.ipsec.sa import Address, SaId
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import commands, lookup
-from ipsecstack.keyex.admission import Cookies, Decision, HalfOpen, RateLimit
+from ipsecstack.keyex.admission import LogLimit
 from ipsecstack.keyex.base import (
     ChildConfig,
     CommandError,
     ConnectionConfig,
+    Identity,
     IkeSaView,
     LogRecorded,
     Output,
     Random,
-    SendDatagram,
 )
-from ipsecstack.keyex.bookkeeping import Changes, Counters, Tickets
+from ipsecstack.keyex.bookkeeping import Counters, Tickets
 from ipsecstack.keyex.credentials import CredentialStore
-from ipsecstack.keyex.ikev2 import lifecycle, machine
+from ipsecstack.keyex.ikev2 import lifecycle, machine, timers
 from ipsecstack.keyex.ikev2.authenticate import remote_round
 from ipsecstack.keyex.ikev2.informational import DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import Policies, PolicyKey
-from ipsecstack.wire.ikev2 import (
-    ExchangeType,
-    Header,
-    Message,
-    Nonce,
-    Notify,
-    NotifyType,
-    PayloadType,
-    WireError,
-    build_message,
-    describe,
-    make_header,
-    parse_message,
-)
+from ipsecstack.keyex.reception import Reception
+from ipsecstack.keyex.registry import Registry
 
 _NO_SPI = bytes(8)
 
@@ -80,14 +67,11 @@ class Endpoint:
         self._outputs: list[Output] = []
         self._connections: dict[str, ConnectionConfig] = {}
         self._pad: Pad | None = None
-        self._sas: dict[int, IkeSa] = {}
-        self._by_spi: dict[bytes, IkeSa] = {}
-        self._first_requests: dict[tuple[bytes, IPAddress, bytes], IkeSa] = {}
-        self._half_open = HalfOpen(options)
-        self._cookies = Cookies(random, options.cookie_lifetime, now)
-        self._answers = RateLimit(options.answer_rate, now)
+        self.registry = Registry(options.remember_changes)
         self._counters = Counters()
-        self._changes = Changes(options.remember_changes)
+        self._reception = Reception(self, self.registry, now)
+        self._log_limit = LogLimit(options.log_rate)
+        self._now = now
         self._last_ike_id = 0
         self._last_child_id = 0
         self._timers: list[tuple[float, int]] = []
@@ -98,179 +82,9 @@ class Endpoint:
 
     def receive_datagram(self, data: bytes, local: Address, remote: Address, now: float) -> None:
         """One IKE message without the non-ESP marker. Never raises on peer input."""
-        try:
-            header = Header.parse(data)
-        except WireError as error:
-            self._reject(local, remote, str(error))
-            return
-        if header.major != 2:
-            self._other_version(header, local, remote, now)
-        elif header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response:
-            self._first_request(header, data, local, remote, now)
-        else:
-            self._for_known(header, data, local, remote, now)
+        self._now = now
+        self._reception.receive(data, local, remote, now)
         self._settle()
-
-    def _reject(self, local: Address, remote: Address, why: str, name: str | None = None) -> None:
-        self.count(name, "invalid")
-        self.emit(LogRecorded("NET", 1, name, None, f"ignoring packet from {remote} to {local}: {why}"))
-
-    def _for_known(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
-        own = header.responder_spi if header.from_initiator else header.initiator_spi
-        sa = self._by_spi.get(own)
-        peer = header.initiator_spi if header.from_initiator else header.responder_spi
-        if sa is not None and not self._peer_spi_fits(sa, peer):
-            sa = None
-        if sa is None:
-            self._unknown_ike_spi(header, data, local, remote, now)
-            return
-        if header.next_payload == PayloadType.NOTIFY and sa.state is State.ESTABLISHED:
-            # Not encrypted: nobody vouches for it. It may be a hint that the peer lost its state (§2.4, §2.21.4).
-            self.count(sa.name, "invalid")
-            sa.counters.drops_in += 1
-            machine.hint(sa, now)
-            return
-        sa.log("NET", 1, f"received packet: from {remote} to {local} ({len(data)} bytes)")
-        machine.receive(sa, header, data, local, remote, now)
-
-    @staticmethod
-    def _peer_spi_fits(sa: IkeSa, peer: bytes) -> bool:
-        if sa.initiator:
-            return sa.state is State.INIT_SENT or peer == sa.spi_r
-        return peer == sa.spi_i
-
-    def _unknown_ike_spi(
-        self, header: Header, data: bytes, local: Address, remote: Address, now: float
-    ) -> None:
-        self.count(None, "invalid-spi")
-        self._reject(
-            local,
-            remote,
-            f"no IKE_SA with SPIs {header.initiator_spi.hex()}_i {header.responder_spi.hex()}_r",
-        )
-        if header.is_response:
-            return
-        if header.exchange == ExchangeType.INFORMATIONAL and header.next_payload == PayloadType.NOTIFY:
-            self._invalid_spi_hint(data, remote, now)
-            return
-        self._answer(header, Notify(NotifyType.INVALID_IKE_SPI), local, remote, now)
-
-    def _invalid_spi_hint(self, data: bytes, remote: Address, now: float) -> None:
-        """INVALID_SPI outside of an IKE SA (§1.5): is it an SPI that we send to, ask that peer for a sign of life."""
-        try:
-            notify = parse_message(data).notify(NotifyType.INVALID_SPI)
-        except WireError:
-            return
-        if notify is None or len(notify.data) != 4:
-            return
-        spi = int.from_bytes(notify.data, "big")
-        for sa in list(self._sas.values()):
-            if sa.remote.host == remote.host and sa.child_by_spi_out(spi) is not None:
-                machine.hint(sa, now)
-
-    def _other_version(self, header: Header, local: Address, remote: Address, now: float) -> None:
-        self._reject(local, remote, f"IKE version {header.major}.{header.minor} is not supported")
-        if header.major > 2 and not header.is_response:
-            self._answer(header, Notify(NotifyType.INVALID_MAJOR_VERSION), local, remote, now)
-
-    def _answer(self, header: Header, notify: Notify, local: Address, remote: Address, now: float) -> None:
-        """An answer outside of any IKE SA: not protected, rate-limited, never to a response (§1.5, §2.5)."""
-        if not self._answers.allow(now):
-            return
-        answer = make_header(
-            header.initiator_spi,
-            header.responder_spi,
-            header.exchange,
-            header.message_id,
-            from_initiator=not header.from_initiator,
-            response=True,
-        )
-        self._send(answer, notify, local, remote)
-
-    def _send(self, header: Header, notify: Notify, local: Address, remote: Address) -> None:
-        text = describe(Message(header, (notify,)))
-        self.emit(LogRecorded("ENC", 1, None, None, f"generating {text}"))
-        data = build_message(header, [notify])
-        self.emit(SendDatagram(data, local, remote, local.port != self.options.port))
-
-    def _first_request(
-        self, header: Header, data: bytes, local: Address, remote: Address, now: float
-    ) -> None:
-        """IKE_SA_INIT: a retransmission, or a new IKE SA if limits and cookies let it in."""
-        key = (header.initiator_spi, remote.host, hashlib.sha256(data).digest())
-        known = self._first_requests.get(key)
-        if known is not None:
-            if known.state is State.HALF_OPEN:
-                machine.receive(known, header, data, local, remote, now)
-            else:
-                known.counters.drops_in += 1
-            return
-        if (
-            header.responder_spi != _NO_SPI
-            or header.initiator_spi == _NO_SPI
-            or header.message_id != 0
-            or not header.from_initiator
-        ):
-            self._reject(local, remote, "header of the IKE_SA_INIT request makes no sense")
-            return
-        if self.closing:
-            self._reject(local, remote, "shutting down")
-            return
-        try:
-            message = parse_message(data)
-        except WireError as error:
-            self._reject(local, remote, str(error))
-            return
-        nonce, cookie = message.get(Nonce), message.notify(NotifyType.COOKIE)
-        if nonce is None:
-            self._reject(local, remote, "IKE_SA_INIT request without a nonce")
-            return
-        decision = self._half_open.decide(remote.host)
-        if decision is Decision.DROP:
-            self._reject(local, remote, "too many half-open IKE_SAs")
-            return
-        if decision is Decision.DEMAND_COOKIE and (
-            cookie is None
-            or not self._cookies.check(cookie.data, nonce.data, remote.host, header.initiator_spi, now)
-        ):
-            self._demand_cookie(header, nonce, local, remote, now)
-            return
-        if not self.candidates(local, remote):
-            self._reject(local, remote, f"no IKE config found for {local.host}...{remote.host}")
-            self._answer(header, Notify(NotifyType.NO_PROPOSAL_CHOSEN), local, remote, now)
-            return
-        sa = IkeSa(
-            self,
-            initiator=False,
-            spi_i=header.initiator_spi,
-            spi_r=self.new_spi(),
-            local=local,
-            remote=remote,
-            config=None,
-            now=now,
-        )
-        sa.log("NET", 1, f"received packet: from {remote} to {local} ({len(data)} bytes)")
-        if machine.receive_first(sa, data, message, now):
-            self.adopt(sa)
-            sa.first_request = key
-            self._first_requests[key] = sa
-        else:
-            sa.wipe()
-            self._touched.discard(sa)
-
-    def _demand_cookie(
-        self, header: Header, nonce: Nonce, local: Address, remote: Address, now: float
-    ) -> None:
-        cookie = self._cookies.make(nonce.data, remote.host, header.initiator_spi, now)
-        answer = make_header(
-            header.initiator_spi,
-            _NO_SPI,
-            ExchangeType.IKE_SA_INIT,
-            0,
-            from_initiator=False,
-            response=True,
-        )
-        self._send(answer, Notify(NotifyType.COOKIE, cookie), local, remote)
 
     def next_timer(self) -> float | None:
         while self._timers and self._deadlines.get(self._timers[0][1]) != self._timers[0][0]:
@@ -281,9 +95,9 @@ class Endpoint:
         while (due := self.next_timer()) is not None and due <= now:
             _, uniqueid = heapq.heappop(self._timers)
             self._deadlines.pop(uniqueid, None)
-            sa = self._sas.get(uniqueid)
+            sa = self.registry.get(uniqueid)
             if sa is not None:
-                machine.handle_timer(sa, now)
+                timers.handle_timer(sa, now)
                 self._touched.add(sa)
             self._settle()
 
@@ -296,10 +110,10 @@ class Endpoint:
         """Recompute the timers of the SAs that were touched."""
         while self._touched:
             sa = self._touched.pop()
-            if sa.uniqueid not in self._sas:
+            if sa not in self.registry:
                 self._deadlines.pop(sa.uniqueid, None)
                 continue
-            deadline = machine.deadline(sa)
+            deadline = timers.deadline(sa)
             if deadline != self._deadlines.get(sa.uniqueid, None):
                 self._deadlines[sa.uniqueid] = deadline
                 if deadline is not None:
@@ -309,7 +123,7 @@ class Endpoint:
 
     @property
     def generation(self) -> int:
-        return self._changes.generation
+        return self.registry.changes.generation
 
     @property
     def pad(self) -> Pad:
@@ -330,14 +144,30 @@ class Endpoint:
         self._outputs.append(output)
 
     def touch(self, sa: IkeSa, child: ChildSa | None = None) -> None:
-        sa.generation = self._changes.next()
-        if child is not None:
-            child.generation = sa.generation
+        self.registry.refresh(sa, child)
         if sa.state is not State.HALF_OPEN:
-            self._half_open.discard(sa.uniqueid)
+            self._reception.half_open.discard(sa.uniqueid)
         self._touched.add(sa)
 
+    def touch_timer(self, sa: IkeSa) -> None:
+        self._touched.add(sa)
+
+    def installed(self, sa: SaId, child: ChildSa) -> None:
+        self.registry.installed(sa, child)
+
+    def removed(self, sa: SaId) -> None:
+        self.registry.removed(sa)
+
+    def quiet(self, key: str) -> bool:
+        allowed, suppressed = self._log_limit.allow(key, self._now)
+        if allowed and suppressed:
+            text = f"{suppressed} more lines like the next one were suppressed"
+            self.emit(LogRecorded("NET", 1, None, None, text))
+        return not allowed
+
     def count(self, connection: str | None, key: str) -> None:
+        if key == "invalid":
+            self._reception.statistics["invalid-messages"] += 1
         self._counters.add(connection if connection in self._connections else None, key)
 
     def next_ike_id(self) -> int:
@@ -351,32 +181,36 @@ class Endpoint:
     def new_spi(self) -> bytes:
         while True:
             spi = self.random(8)
-            if spi != _NO_SPI and spi not in self._by_spi:
+            if spi != _NO_SPI and self.registry.by_spi(spi) is None:
                 return spi
 
     def adopt(self, sa: IkeSa) -> None:
-        self._sas[sa.uniqueid] = sa
-        self._by_spi[sa.own_spi] = sa
+        self.registry.add(sa)
         if sa.state is State.HALF_OPEN:
-            self._half_open.add(sa.uniqueid, sa.remote.host)
+            self._reception.half_open.add(sa.uniqueid, sa.remote.host)
         self.touch(sa)
 
+    def discard(self, sa: IkeSa) -> None:
+        """A fresh IKE SA whose first request was refused: it never was."""
+        self._touched.discard(sa)
+
     def forget(self, sa: IkeSa) -> None:
-        self._sas.pop(sa.uniqueid, None)
-        if self._by_spi.get(sa.own_spi) is sa:
-            del self._by_spi[sa.own_spi]
-        self._half_open.discard(sa.uniqueid)
-        if sa.first_request is not None:
-            self._first_requests.pop(sa.first_request, None)
+        self.registry.remove(sa)
+        self._reception.forget(sa)
         self._deadlines.pop(sa.uniqueid, None)
         self._touched.discard(sa)
-        self._changes.ended(sa.uniqueid, ike=True)
 
     def child_gone(self, child: ChildSa) -> None:
-        self._changes.ended(child.uniqueid, ike=False)
+        self.registry.changes.ended(child.uniqueid, ike=False)
 
     def ike_sas_of(self, connection: str | None = None) -> Iterable[IkeSa]:
-        return [sa for sa in self._sas.values() if connection is None or sa.name == connection]
+        return self.registry.all() if connection is None else self.registry.by_name(connection)
+
+    def ike_sas_with(self, peer: Identity) -> Iterable[IkeSa]:
+        return self.registry.by_peer(peer)
+
+    def ike_sas_at(self, address: IPAddress) -> Iterable[IkeSa]:
+        return self.registry.by_host(address)
 
     def connection(self, name: str) -> ConnectionConfig | None:
         return self._connections.get(name)
@@ -480,14 +314,13 @@ class Endpoint:
     # --- what the data plane reports ---
 
     def sa_expired(self, sa: SaId, hard: bool, now: float) -> None:
-        for ike in list(self._sas.values()):
-            for child in ike.children:
-                if sa in (child.inbound, child.outbound):
-                    if hard:
-                        machine.expire_child(ike, child)
-                    else:
-                        machine.rekey_child(ike, child)
-                    machine.pump(ike, now)
+        child = self.registry.child(sa)
+        if child is not None and child.owner is not None:
+            if hard:
+                timers.expire_child(child.owner, child)
+            else:
+                timers.rekey_child(child.owner, child)
+            machine.pump(child.owner, now)
         self._settle()
 
     def acquired(
@@ -504,43 +337,31 @@ class Endpoint:
 
     def unknown_spi(self, spi: int, local: Address, remote: Address, now: float) -> None:
         """The peer sends to an SPI that we do not have: ask it on our IKE SA, or tell it without one (§1.5)."""
-        peers = [
-            sa for sa in self._sas.values() if sa.remote.host == remote.host and sa.state is State.ESTABLISHED
-        ]
+        peers = [sa for sa in self.registry.by_host(remote.host) if sa.state is State.ESTABLISHED]
         for sa in peers:
             machine.hint(sa, now)
-        if not peers and not self.closing and self._answers.allow(now):
-            header = make_header(
-                self.new_spi(), _NO_SPI, ExchangeType.INFORMATIONAL, 0, from_initiator=True, response=False
-            )
-            target = Address(remote.host, remote.port or 500)
-            source = Address(local.host, local.port or self.options.port)
-            self._send(header, Notify(NotifyType.INVALID_SPI, spi.to_bytes(4, "big")), source, target)
+        if not peers and not self.closing:
+            self._reception.tell_invalid_spi(spi, local, remote, now)
         self._settle()
 
     def peer_address_changed(self, sa: SaId, remote: Address, now: float) -> None:
-        for ike in list(self._sas.values()):
-            if any(child.inbound == sa for child in ike.children):
-                if (
-                    ike.nat_remote
-                    and not ike.nat_local
-                    and ike.state is State.ESTABLISHED
-                    and ike.remote != remote
-                ):
-                    machine.move(ike, ike.local, remote)
-                break
+        child = self.registry.child(sa)
+        ike = child.owner if child is not None else None
+        movable = ike is not None and ike.nat_remote and not ike.nat_local and ike.state is State.ESTABLISHED
+        if ike is not None and movable and ike.remote != remote:
+            machine.move(ike, ike.local, remote)
         self._settle()
 
     # --- views ---
 
     def ike_sas(self) -> Sequence[IkeSaView]:
-        return [sa.view() for sa in self._sas.values()]
+        return [sa.view() for sa in self.registry.all()]
 
     def ike_sas_changed_since(
         self, generation: int
     ) -> tuple[Sequence[IkeSaView], Sequence[int], Sequence[int]]:
-        ikes, children = self._changes.gone_since(generation)
-        return [sa.view() for sa in self._sas.values() if sa.generation > generation], ikes, children
+        ikes, children = self.registry.changes.gone_since(generation)
+        return [sa.view() for sa in self.registry.changed_since(generation)], ikes, children
 
     def counters(self, connection: str | None = None) -> dict[str, int]:
         return self._counters.get(connection)
@@ -548,13 +369,16 @@ class Endpoint:
     def counters_by_connection(self) -> dict[str, dict[str, int]]:
         return self._counters.by_connection()
 
+    def statistics(self) -> dict[str, int]:
+        return dict(self._reception.statistics)
+
     def reset_counters(self, connection: str | None = None) -> None:
         self._counters.reset(connection)
 
     def shutdown(self, now: float) -> None:
         self.closing = True
-        for sa in list(self._sas.values()):
-            if sa.state is State.ESTABLISHED:
+        for sa in self.registry.all():
+            if sa.state in (State.ESTABLISHED, State.AUTH_SENT):
                 sa.enqueue(DeleteIke("shutdown"), first=True)
                 machine.pump(sa, now)
             elif sa.state is not State.DELETING:

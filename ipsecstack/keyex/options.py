@@ -38,6 +38,8 @@ class Options:
     """Age at which the cookie secret changes; the one before it is still accepted."""
     answer_rate: float = 20.0
     """Unauthenticated answers (INVALID_IKE_SPI, INVALID_SPI, INVALID_MAJOR_VERSION) per second, over all peers."""
+    log_rate: float = 10.0
+    """Log lines per second and kind that unauthenticated datagrams may cause."""
     hint_interval: float = 5.0
     """Least time between two liveness checks that unauthenticated hints cause on one IKE SA (RFC 7296 §2.4)."""
 
@@ -46,6 +48,8 @@ class Options:
     retry_jitter: float = 5.0
     delete_rekeyed_delay: float = 5.0
     """A rekeyed Child SA's inbound SA stays this long after its deletion, for packets under way."""
+    outbound_check: float = 2.0
+    """How often a responder looks whether the initiator of a rekeying sends over the new Child SA already."""
     rekeyed_timeout: float = 180.0
     """A rekeyed IKE SA that its peer does not delete is deleted by us then."""
     request_window: int = 1

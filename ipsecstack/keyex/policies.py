@@ -6,6 +6,7 @@ back, never takes it away.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -41,6 +42,7 @@ class Policies:
         self._emit = emit
         self._shared: dict[PolicyKey, _Shared] = {}
         self._last_reqid = 0
+        self._reqids: Counter[int] = Counter()
 
     def acquire(
         self,
@@ -110,6 +112,9 @@ class Policies:
     def _drop_if_unused(self, key: PolicyKey, shared: _Shared) -> None:
         if not shared.users and not shared.trapped:
             del self._shared[key]
+            self._reqids[shared.entry.reqid] -= 1
+            if self._reqids[shared.entry.reqid] <= 0:
+                del self._reqids[shared.entry.reqid]
             self._emit(RemovePolicy(shared.entry))
 
     def _entry(self, key: PolicyKey, child: ChildConfig) -> SpdEntry:
@@ -117,6 +122,7 @@ class Policies:
         reqid = 0
         if action is Action.PROTECT:
             reqid = child.reqid or self._next_reqid()
+            self._reqids[reqid] += 1
         return SpdEntry(
             name=f"{key.connection}/{key.child}",
             action=action,
@@ -129,9 +135,8 @@ class Policies:
         )
 
     def _next_reqid(self) -> int:
-        in_use = {shared.entry.reqid for shared in self._shared.values()}
         self._last_reqid += 1
-        while self._last_reqid in in_use:
+        while self._last_reqid in self._reqids:
             self._last_reqid += 1
         return self._last_reqid
 

@@ -208,7 +208,7 @@ def test_nothing_secret_is_shown() -> None:
     pair.a.credentials.load_shared(SharedSecret("s", secret))
     pair.up()
     shown = repr(pair.a.said) + repr(pair.a.endpoint.__dict__) + repr(pair.a.ike())
-    for sa in pair.a.endpoint._sas.values():
+    for sa in pair.a.endpoint.registry.all():
         shown += repr(sa) + repr(sa.__dict__)
         assert sa.keys is not None
         for key in (sa.keys.sk_d, sa.keys.sk_ei, sa.keys.sk_er, sa.keys.sk_pi):
@@ -237,7 +237,7 @@ def test_keys_are_exported_only_on_request() -> None:
 def test_the_dead_hold_no_keys() -> None:
     pair = Pair()
     pair.up()
-    sa = next(iter(pair.a.endpoint._sas.values()))
+    sa = next(iter(pair.a.endpoint.registry.all()))
     assert sa.initial is None
     pair.a.do(pair.a.endpoint.terminate, ike="conn")
     pair.run(5)

@@ -79,13 +79,13 @@ def handle_response(sa: IkeSa, task: NewChild, message: Message, now: float) -> 
             if error.type == NotifyType.TEMPORARY_FAILURE and task.tries < MAX_TRIES:
                 _again(sa, task, task.method, retry_at(sa, now))
                 return
-            raise ChildFailure(error.name, f"received {error.name} notify, no CHILD_SA built")
+            raise ChildFailure(error.name, f"received {error.name} notify, no CHILD_SA built", received=True)
         child = negotiate.conclude_offer(sa, offer, message, offer.nonce, nonce.data if nonce else b"", now)
     except ChildFailure as failure:
         sa.log("IKE", 1, failure.message)
         sa.log("IKE", 1, "failed to establish CHILD_SA, keeping IKE_SA")
         sa.counters.child_invalids_in += 1
-        lifecycle.failed(sa, name, failure.reason, failure.message)
+        lifecycle.failed(sa, name, failure.reason, failure.message, received=failure.received)
         if failure.at_peer:
             sa.enqueue(DeleteChild.of_spi(offer.spi_in))
         task.abort(sa, failure.reason, now)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ipsecstack.ipsec.pad import Pad
 from ipsecstack.ipsec.sa import Address, SaId
-from ipsecstack.ipsec.selectors import TrafficSelector
-from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Output, Random
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
+from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Identity, Output, Random
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import PolicyKey
@@ -41,6 +41,20 @@ class Host(Protocol):
         """The SA's view changed: give it a new generation and look at its timers again."""
         ...
 
+    def touch_timer(self, sa: IkeSa) -> None:
+        """Only a timer of the SA changed, nothing that is seen from outside."""
+        ...
+
+    def installed(self, sa: SaId, child: ChildSa) -> None:
+        """An IPsec SA of this Child SA is installed."""
+        ...
+
+    def removed(self, sa: SaId) -> None: ...
+
+    def quiet(self, key: str) -> bool:
+        """Whether a log line that unauthenticated input causes is to be suppressed, to keep the log readable."""
+        ...
+
     def count(self, connection: str | None, key: str) -> None:
         """One more of a VICI counter."""
         ...
@@ -67,6 +81,14 @@ class Host(Protocol):
 
     def ike_sas_of(self, connection: str | None = None) -> Iterable[IkeSa]:
         """The live IKE SAs, all or of one connection."""
+        ...
+
+    def ike_sas_with(self, peer: Identity) -> Iterable[IkeSa]:
+        """The authenticated IKE SAs with a peer of this identity."""
+        ...
+
+    def ike_sas_at(self, address: IPAddress) -> Iterable[IkeSa]:
+        """The IKE SAs with a peer at this address."""
         ...
 
     def connection(self, name: str) -> ConnectionConfig | None: ...

@@ -81,8 +81,7 @@ def _is_first(sa: IkeSa) -> bool:
     if sa.config is not None and sa.config.unique is UniquePolicy.NEVER:
         return False
     return not any(
-        other is not sa and other.established is not None and other.remote.host == sa.remote.host
-        for other in sa.host.ike_sas_of()
+        other is not sa and other.established is not None for other in sa.host.ike_sas_at(sa.remote.host)
     )
 
 
@@ -93,9 +92,11 @@ def give_up(sa: IkeSa, task: IkeAuth, now: float) -> None:
     _refuse(sa, task, failure, now, tell_peer=False)
 
 
-def _refuse(sa: IkeSa, task: IkeAuth, failure: AuthFailure, now: float, *, tell_peer: bool) -> None:
+def _refuse(
+    sa: IkeSa, task: IkeAuth, failure: AuthFailure, now: float, *, tell_peer: bool, received: bool = False
+) -> None:
     sa.log("IKE", 1, failure.message)
-    lifecycle.failed(sa, None, failure.reason, failure.message)
+    lifecycle.failed(sa, None, failure.reason, failure.message, received=received)
     task.abort(sa, failure.message, now)
     if not tell_peer:
         lifecycle.destroy(sa, "auth-failed", now)
@@ -114,7 +115,8 @@ def handle_response(sa: IkeSa, task: IkeAuth, message: Message, now: float) -> N
     error = message.error()
     if id_r is None or auth is None:
         name = error.name if error is not None else "INVALID_SYNTAX"
-        _refuse(sa, task, AuthFailure(name, f"received {name} notify error"), now, tell_peer=False)
+        refusal = AuthFailure(name, f"received {name} notify error")
+        _refuse(sa, task, refusal, now, tell_peer=False, received=error is not None)
         return
     try:
         sa.remote_id = identity.from_wire(id_r.type, id_r.data)
@@ -152,12 +154,12 @@ def _first_child(sa: IkeSa, task: IkeAuth, message: Message, ni: bytes, nr: byte
     error = message.error()
     try:
         if error is not None and message.get(Sa) is None:
-            raise ChildFailure(error.name, f"received {error.name} notify, no CHILD_SA built")
+            raise ChildFailure(error.name, f"received {error.name} notify, no CHILD_SA built", received=True)
         child = negotiate.conclude_offer(sa, offer, message, ni, nr, now)
     except ChildFailure as failure:
         sa.log("IKE", 1, failure.message)
         sa.log("IKE", 1, "failed to establish CHILD_SA, keeping IKE_SA")
-        lifecycle.failed(sa, name, failure.reason, failure.message)
+        lifecycle.failed(sa, name, failure.reason, failure.message, received=failure.received)
         sa.counters.child_invalids_in += 1
         if failure.at_peer:
             sa.enqueue(DeleteChild.of_spi(offer.spi_in))
@@ -183,11 +185,11 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
             )
         config = _authenticated_config(sa, message, id_i, id_r, auth)
         sa.config = config
+        sa.local_id = authenticate.own_identity(sa, config)
         if config.unique is UniquePolicy.KEEP and any(
-            _same_peer(sa, other) for other in sa.host.ike_sas_of()
+            _same_peer(sa, other) for other in sa.host.ike_sas_with(sa.remote_id)
         ):
             raise AuthFailure("UNIQUE", f"an IKE_SA with '{sa.remote_id.text}' is up and is to be kept")
-        sa.local_id = authenticate.own_identity(sa, config)
         own_id = IdR(sa.local_id.type, sa.local_id.data)
         certificates, own_auth = authenticate.build(sa, config, own_id)
     except (AuthFailure, CertificateError) as failure:
@@ -283,9 +285,9 @@ def _same_peer(sa: IkeSa, other: IkeSa) -> bool:
 
 def enforce_unique(sa: IkeSa, now: float, *, initial_contact: bool) -> None:
     """INITIAL_CONTACT drops elder IKE SAs of the same identities silently (§2.4); unique = replace deletes them."""
-    if sa.config is None or sa.config.unique is UniquePolicy.NEVER:
+    if sa.config is None or sa.config.unique is UniquePolicy.NEVER or sa.remote_id is None:
         return
-    for other in list(sa.host.ike_sas_of()):
+    for other in list(sa.host.ike_sas_with(sa.remote_id)):
         if not _same_peer(sa, other) or other.successor is not None or sa.parent is other:
             continue
         if initial_contact:

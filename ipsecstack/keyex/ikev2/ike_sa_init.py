@@ -86,7 +86,7 @@ def handle_response(sa: IkeSa, task: IkeInit, message: Message, now: float) -> N
         return
     error = message.error()
     if error is not None:
-        _fail(sa, task, error.name, f"received {error.name} notify error", now)
+        _fail(sa, task, error.name, f"received {error.name} notify error", now, received=True)
         return
     sa_payload, ke_payload, nonce = message.get(Sa), message.get(Ke), message.get(Nonce)
     assert sa_payload is not None
@@ -178,9 +178,9 @@ def _again(sa: IkeSa, task: IkeInit) -> None:
     sa.enqueue(again, first=True)
 
 
-def _fail(sa: IkeSa, task: Task, reason: str, message: str, now: float) -> None:
+def _fail(sa: IkeSa, task: Task, reason: str, message: str, now: float, *, received: bool = False) -> None:
     sa.log("IKE", 1, message)
-    lifecycle.failed(sa, None, reason, message)
+    lifecycle.failed(sa, None, reason, message, received=received)
     sa.host.finish(task.tickets, False, f"establishing IKE_SA {sa.name} failed: {message}")
     lifecycle.destroy(sa, reason, now)
 

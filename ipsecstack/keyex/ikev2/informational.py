@@ -114,7 +114,9 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         return _delete_ike(sa, "peer-deleted", now)
     if message.notify(NotifyType.AUTHENTICATION_FAILED) is not None:
         sa.log("IKE", 1, "received AUTHENTICATION_FAILED, the peer did not accept us")
-        lifecycle.failed(sa, None, "AUTHENTICATION_FAILED", "the peer did not accept our authentication")
+        lifecycle.failed(
+            sa, None, "AUTHENTICATION_FAILED", "the peer did not accept our authentication", received=True
+        )
         return _delete_ike(sa, "auth-failed", now)
     closed: list[bytes] = []
     for delete in message.all(Delete):

@@ -86,9 +86,7 @@ def esp_line(sa: SaDescription) -> str:
     """A line of tshark's esp_sa table."""
     if sa.encr in (EncrId.AES_GCM_8, EncrId.AES_GCM_12, EncrId.AES_GCM_16):
         bits = {EncrId.AES_GCM_8: 64, EncrId.AES_GCM_12: 96, EncrId.AES_GCM_16: 128}[sa.encr]
-        cipher, mac = "AES-GCM [RFC4106]", "NULL"
-        if bits != 128:
-            mac = f"ANY {bits} bit authentication [no checking]"
+        cipher, mac = f"AES-GCM with {bits // 8} octet ICV [RFC4106]", "NULL"
     else:
         cipher = {
             EncrId.AES_CBC: "AES-CBC [RFC3602]",

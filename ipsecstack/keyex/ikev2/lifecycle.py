@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipsecstack.crypto.ikekeys import ChildKeys
-from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, SaDescription
+from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, SaDescription, SaId
 from ipsecstack.keyex.base import (
     ChildAction,
     ChildSaDeleted,
@@ -31,9 +31,9 @@ def fraction(random: Random) -> float:
     return int.from_bytes(random(4), "big") / 2**32
 
 
-def failed(sa: IkeSa, child: str | None, reason: str, message: str) -> None:
-    """Announce a negotiation that came to nothing."""
-    sa.host.emit(NegotiationFailed(sa.name, sa.uniqueid, child, sa.remote, reason, message))
+def failed(sa: IkeSa, child: str | None, reason: str, message: str, *, received: bool = False) -> None:
+    """Announce a negotiation that came to nothing; ``received``: the peer said so, else we found it."""
+    sa.host.emit(NegotiationFailed(sa.name, sa.uniqueid, child, sa.remote, reason, message, received))
 
 
 # --- IKE SAs ----------------------------------------------------------------------------------------------------------
@@ -138,10 +138,13 @@ def install_child(
     inbound = _describe(sa, child, Direction.IN, *peer)
     outbound = _describe(sa, child, Direction.OUT, *own)
     child.inbound = inbound.id
-    _install(sa, inbound)
+    _install(sa, child, inbound)
     child.pending_out = outbound
+    child.owner = sa
     sa.children.append(child)
-    if not hold_outbound:
+    if hold_outbound:
+        child.check_outbound_at = now + host.options.outbound_check
+    else:
         release_outbound(sa, child)
     host.touch(sa, child)
 
@@ -150,15 +153,22 @@ def release_outbound(sa: IkeSa, child: ChildSa) -> None:
     """Send over this Child SA from now on."""
     if child.pending_out is not None:
         outbound, child.pending_out = child.pending_out, None
+        child.check_outbound_at = None
         child.outbound = outbound.id
-        _install(sa, outbound)
+        _install(sa, child, outbound)
         sa.host.touch(sa, child)
 
 
-def _install(sa: IkeSa, description: SaDescription) -> None:
+def _install(sa: IkeSa, child: ChildSa, description: SaDescription) -> None:
     sa.host.emit(InstallSa(description))
+    sa.host.installed(description.id, child)
     if sa.host.options.export_keys:
         sa.host.emit(KeysDerived("esp_sa", keymat.esp_line(description)))
+
+
+def _remove(sa: IkeSa, which: SaId) -> None:
+    sa.host.emit(RemoveSa(which))
+    sa.host.removed(which)
 
 
 def _describe(sa: IkeSa, child: ChildSa, direction: Direction, encr: bytes, integ: bytes) -> SaDescription:
@@ -183,6 +193,18 @@ def _describe(sa: IkeSa, child: ChildSa, direction: Direction, encr: bytes, inte
         remote_ts=child.remote_ts,
         reqid=child.reqid,
     )
+
+
+def check_outbound(sa: IkeSa, child: ChildSa, now: float) -> None:
+    """If the peer sends over the new pair, it can receive there, too, even if it never deletes the old one."""
+    child.check_outbound_at = None
+    if child.pending_out is None or child.inbound is None:
+        return
+    if sa.host.last_inbound(child.inbound) is not None:
+        release_outbound(sa, child)
+    else:
+        child.check_outbound_at = now + sa.host.options.outbound_check
+        sa.host.touch_timer(sa)
 
 
 def announce_child(sa: IkeSa, child: ChildSa) -> None:
@@ -218,9 +240,9 @@ def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
         return
     if child.replaced_by is not None:
         release_outbound(sa, child.replaced_by)
-    child.pending_out = None
+    child.pending_out = child.check_outbound_at = None
     if child.outbound is not None:
-        sa.host.emit(RemoveSa(child.outbound))
+        _remove(sa, child.outbound)
     child.state = ChildState.DELETED
     child.remove_at = now + sa.host.options.delete_rekeyed_delay
     child.rekey_at = child.expire_at = None
@@ -236,11 +258,11 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: boo
         release_outbound(sa, child.replaced_by)
         reason = "rekeyed"
     lingering = child.state is ChildState.DELETED
-    child.pending_out = None
+    child.pending_out = child.check_outbound_at = None
     if child.outbound is not None and not lingering:
-        host.emit(RemoveSa(child.outbound))
+        _remove(sa, child.outbound)
     if child.inbound is not None:
-        host.emit(RemoveSa(child.inbound))
+        _remove(sa, child.inbound)
     was_alive = child.alive
     child.state = ChildState.DELETED
     sa.children.remove(child)

@@ -1,19 +1,20 @@
-"""Drives one IKE SA: messages in by window, integrity and state table; tasks out with retransmission; timers."""
+"""Drives one IKE SA: messages in by window, integrity and state table; tasks out as the peer's window allows."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ipsecstack.crypto.errors import IntegrityError
-from ipsecstack.ipsec.sa import Address
+from ipsecstack.ipsec.sa import Address, SaId
 from ipsecstack.keyex.base import SendDatagram, UpdateSa
 from ipsecstack.keyex.ikev2 import ike_auth, lifecycle
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
-from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit, update_addresses
-from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke, Liveness
+from ipsecstack.keyex.ikev2.ike_sa_init import update_addresses
+from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
 from ipsecstack.keyex.ikev2.protect import parse_inner
-from ipsecstack.keyex.ikev2.rekey_child import RekeyChild
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
-from ipsecstack.keyex.ikev2.sa import IkeSa
-from ipsecstack.keyex.ikev2.states import Kind, Role, State, duplicated, kind_of
+from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
+from ipsecstack.keyex.ikev2.states import ChildState, Kind, Role, State, duplicated, kind_of
 from ipsecstack.keyex.ikev2.table import TABLE
 from ipsecstack.keyex.ikev2.task import Refusal, Task
 from ipsecstack.keyex.window import Verdict
@@ -63,7 +64,7 @@ def receive_first(sa: IkeSa, data: bytes, message: Message, now: float) -> bool:
         initial.message = response
         sa.responses.answered(data, response)
     _log_out(sa, Message(header, tuple(payloads)))
-    _send(sa, response, sa.local, sa.remote)
+    send(sa, response, sa.local, sa.remote)
     return kept
 
 
@@ -88,7 +89,7 @@ def _receive_request(
             "IKE", 1, f"received retransmit of request with ID {header.message_id}, retransmitting response"
         )
         sa.counters.retransmits_out += 1
-        _send(sa, cached, local, remote)
+        send(sa, cached, local, remote)
         return
     if verdict is not Verdict.NEW or sa.protection is None:
         _drop(sa, f"request with message ID {header.message_id} is not expected")
@@ -125,7 +126,7 @@ def _receive_request(
     response = sa.protection.seal(answer, payloads)
     sa.responses.answered(data, response)
     _log_out(sa, Message(answer, tuple(payloads)))
-    _send(sa, response, local, remote)
+    send(sa, response, local, remote)
     actions, sa.after_reply = sa.after_reply, []
     for action in actions:
         action(now)
@@ -277,7 +278,8 @@ def _open(sa: IkeSa, header: Header, data: bytes) -> tuple[int, bytes] | None:
 def _drop(sa: IkeSa, why: str) -> None:
     sa.counters.drops_in += 1
     sa.host.count(sa.name, "invalid")
-    sa.log("NET", 1, f"message dropped: {why}")
+    if not sa.host.quiet("drop"):
+        sa.log("NET", 1, f"message dropped: {why}")
 
 
 def _authenticated(sa: IkeSa, data: bytes, local: Address, remote: Address, now: float) -> None:
@@ -302,12 +304,21 @@ def move(sa: IkeSa, local: Address, remote: Address) -> None:
     for child in sa.children:
         if child.inbound is not None:
             sa.host.emit(UpdateSa(child.inbound, remote, local, child.encapsulated))
-        if child.outbound is not None:
+            child.inbound = _renamed(sa, child, child.inbound, local)
+        if child.outbound is not None and child.state is not ChildState.DELETED:
             sa.host.emit(UpdateSa(child.outbound, local, remote, child.encapsulated))
-            child.outbound = type(child.outbound)(
-                child.outbound.direction, child.outbound.protocol, child.outbound.spi, remote.host
-            )
+            child.outbound = _renamed(sa, child, child.outbound, remote)
+        if child.pending_out is not None:
+            child.pending_out = replace(child.pending_out, source=local, destination=remote)
+        sa.host.touch(sa, child)
     update_addresses(sa)
+
+
+def _renamed(sa: IkeSa, child: ChildSa, old: SaId, destination: Address) -> SaId:
+    new = replace(old, destination=destination.host)
+    sa.host.removed(old)
+    sa.host.installed(new, child)
+    return new
 
 
 def _observe(sa: IkeSa, row: object, before: State) -> None:
@@ -358,11 +369,12 @@ def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) ->
         datagram = sa.protection.seal(header, payloads)
     sa.active[sa.requests.sent(datagram, now)] = task
     _log_out(sa, Message(header, tuple(payloads)))
-    _send(sa, datagram, sa.local, sa.remote)
+    send(sa, datagram, sa.local, sa.remote)
     sa.host.touch(sa)
 
 
-def _send(sa: IkeSa, datagram: bytes, local: Address, remote: Address) -> None:
+def send(sa: IkeSa, datagram: bytes, local: Address, remote: Address) -> None:
+    """One datagram of this IKE SA."""
     sa.counters.packets_out += 1
     sa.counters.octets_out += len(datagram)
     sa.log("NET", 1, f"sending packet: from {local} to {remote} ({len(datagram)} bytes)")
@@ -403,137 +415,3 @@ def hint(sa: IkeSa, now: float) -> None:
         sa.last_hint = now
         check_liveness(sa)
         pump(sa, now)
-
-
-# --- timers -------------------------------------------------------------------------------------------------
-
-
-def deadline(sa: IkeSa) -> float | None:
-    """When ``handle_timer`` has something to do next."""
-    times = [
-        sa.requests.next_timer(),
-        sa.give_up_at,
-        sa.rekey_at if not sa.busy_with(Kind.REKEY_IKE) else None,
-        sa.expire_at,
-        _liveness_due(sa),
-    ]
-    for child in sa.children:
-        times += [child.rekey_at, child.expire_at, child.remove_at]
-    if len(sa.active) < sa.requests.size:
-        times += [task.not_before for task in sa.queue]
-    return min((t for t in times if t is not None), default=None)
-
-
-def _liveness_due(sa: IkeSa) -> float | None:
-    config = sa.config
-    if config is None or not config.dpd_delay or sa.state is not State.ESTABLISHED or sa.active or sa.queue:
-        return None
-    return sa.last_inbound + config.dpd_delay
-
-
-def handle_timer(sa: IkeSa, now: float) -> None:
-    """Do what is due: retransmit or give up, rekey, expire, check liveness."""
-    due, lost = sa.requests.retransmit(now)
-    if lost:
-        _give_up(sa, now)
-        return
-    for entry in due:
-        sa.log("IKE", 1, f"retransmit {entry.retransmits} of request with message ID {entry.message_id}")
-        sa.counters.retransmits_out += 1
-        _send(sa, entry.datagram, sa.local, sa.remote)
-    if due:
-        sa.host.touch(sa)
-    if sa.give_up_at is not None and now >= sa.give_up_at:
-        _end_waiting(sa, now)
-        if sa.state is State.DEAD:
-            return
-    if sa.state is State.ESTABLISHED:
-        _life_of_ike(sa, now)
-    for child in list(sa.children):
-        if child.remove_at is not None and now >= child.remove_at:
-            lifecycle.remove_child(sa, child, "rekeyed", now)
-        elif child.expire_at is not None and now >= child.expire_at:
-            child.expire_at = None
-            expire_child(sa, child)
-        elif child.rekey_at is not None and now >= child.rekey_at:
-            child.rekey_at = None
-            rekey_child(sa, child)
-    pump(sa, now)
-
-
-def _life_of_ike(sa: IkeSa, now: float) -> None:
-    if sa.expire_at is not None and now >= sa.expire_at:
-        sa.expire_at = sa.rekey_at = None
-        sa.enqueue(DeleteIke("expired"))
-        return
-    if sa.rekey_at is not None and now >= sa.rekey_at and not sa.busy_with(Kind.REKEY_IKE):
-        sa.rekey_at = None
-        rekey_ike(sa)
-    due = _liveness_due(sa)
-    if due is not None and now >= due:
-        seen = [sa.host.last_inbound(c.inbound) for c in sa.children if c.inbound is not None]
-        sa.last_inbound = max([sa.last_inbound, *(t for t in seen if t is not None)])
-        again = _liveness_due(sa)
-        if again is not None and now >= again:
-            sa.enqueue(Liveness())
-        else:
-            sa.host.touch(sa)
-
-
-def rekey_ike(sa: IkeSa) -> RekeyIke | None:
-    """Queue a rekeying of the IKE SA; None when one is under way."""
-    if any(isinstance(task, RekeyIke) for task in sa.tasks()):
-        return None
-    task = RekeyIke()
-    sa.enqueue(task)
-    return task
-
-
-def rekey_child(sa: IkeSa, child: object) -> RekeyChild | None:
-    """Queue a rekeying of a Child SA; None when one is under way or the SA is not up."""
-    found = next((c for c in sa.children if c is child), None)
-    if found is None or not found.alive:
-        return None
-    if any(isinstance(task, RekeyChild) and task.old is found for task in sa.tasks()):
-        return None
-    task = RekeyChild(found)
-    sa.enqueue(task)
-    return task
-
-
-def expire_child(sa: IkeSa, child: object) -> None:
-    """A hard limit is reached: close the Child SA, unless that is under way."""
-    found = next((c for c in sa.children if c is child), None)
-    if found is None or any(isinstance(t, DeleteChild) and t.child is found for t in sa.tasks()):
-        return
-    sa.log("IKE", 0, f"CHILD_SA {found.tag} expired")
-    sa.enqueue(DeleteChild(found, "expired"))
-
-
-def _give_up(sa: IkeSa, now: float) -> None:
-    """The peer does not answer."""
-    tries = sa.host.options.retransmit_tries
-    sa.log("IKE", 1, f"giving up after {tries} retransmits")
-    deleting = next((t for t in sa.active.values() if isinstance(t, DeleteIke)), None)
-    if deleting is not None:
-        lifecycle.destroy(sa, deleting.reason, now)
-        return
-    if sa.established is None:
-        lifecycle.failed(sa, None, "TIMEOUT", "establishing IKE_SA failed, peer not responding")
-        if isinstance(next(iter(sa.active.values()), None), IkeInit) and sa.host.retry(sa, now):
-            lifecycle.destroy(sa, "timeout", now)
-            return
-        sa.log("IKE", 1, "establishing IKE_SA failed, peer not responding")
-    else:
-        lifecycle.failed(sa, None, "TIMEOUT", "peer not responding, IKE_SA is gone")
-    lifecycle.destroy(sa, "timeout", now)
-
-
-def _end_waiting(sa: IkeSa, now: float) -> None:
-    sa.give_up_at = None
-    if sa.state is State.HALF_OPEN:
-        sa.log("IKE", 1, "deleting half open IKE_SA after timeout")
-        lifecycle.failed(sa, None, "TIMEOUT", "half open IKE_SA timed out")
-        lifecycle.destroy(sa, "timeout", now)
-    elif sa.state in (State.REKEYED, State.ESTABLISHED):
-        sa.enqueue(DeleteIke("rekeyed"))

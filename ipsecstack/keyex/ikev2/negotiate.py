@@ -46,8 +46,9 @@ class ChildOffer:
 class ChildFailure(Exception):
     """The response gives no Child SA; ``reason`` is a notify's name. ``at_peer``: the peer may have one."""
 
-    def __init__(self, reason: str, message: str, at_peer: bool = False) -> None:
+    def __init__(self, reason: str, message: str, at_peer: bool = False, received: bool = False) -> None:
         super().__init__(message)
+        self.received = received
         self.reason = reason
         self.message = message
         self.at_peer = at_peer

@@ -144,7 +144,9 @@ def _refused(sa: IkeSa, task: RekeyChild, error: Notify, now: float) -> None:
         sa.host.finish(task.tickets, True, f"CHILD_SA {old.tag} is gone")
         return
     if error.type != NotifyType.TEMPORARY_FAILURE:
-        lifecycle.failed(sa, old.name, error.name, f"received {error.name} notify, rekeying failed")
+        lifecycle.failed(
+            sa, old.name, error.name, f"received {error.name} notify, rekeying failed", received=True
+        )
     _later(sa, task, error.name, now)
 
 

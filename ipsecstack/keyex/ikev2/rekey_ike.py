@@ -104,6 +104,8 @@ def conclude(old: IkeSa, new: IkeSa, now: float) -> None:
         return
     new.parent = None
     old.successor = new
+    for child in old.children:
+        child.owner = new
     new.children.extend(old.children)
     old.children = []
     waiting = [task for task in old.queue if task.moves]
@@ -197,7 +199,7 @@ def _refused(sa: IkeSa, task: RekeyIke, error: Notify | None, now: float) -> Non
             sa.enqueue(task, first=True)
             return
     if name != "TEMPORARY_FAILURE":
-        lifecycle.failed(sa, None, name, f"received {name} notify, IKE_SA rekeying failed")
+        lifecycle.failed(sa, None, name, f"received {name} notify, IKE_SA rekeying failed", received=True)
     _later(sa, task, name, now)
 
 

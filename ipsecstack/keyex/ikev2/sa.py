@@ -67,6 +67,8 @@ class ChildSa:
         self.rekey_at: float | None = None
         self.expire_at: float | None = None
         self.remove_at: float | None = None
+        self.check_outbound_at: float | None = None
+        self.owner: IkeSa | None = None
         self.lifetime = Lifetime()
         self.generation = 0
         self.replaced_by: ChildSa | None = None
