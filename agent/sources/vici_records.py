@@ -34,7 +34,7 @@ CHILD_KEYS = {
 IKE_KEYS = {name: name.replace("_", "-") for name in IKE_COUNTS}
 MAX_COUNT = 2**64 - 1
 _KE = re.compile(r"(?:ake|ke)(\d)")
-_TS = re.compile(r"([0-9A-Fa-f:.]+)(?:/(\d{1,3})|(?:\.\.|-)([0-9A-Fa-f:.]+))?(?:\[([^\]]*)\])?")
+_TS = re.compile(r"([0-9A-Fa-f:.]+?)(?:/(\d{1,3})|(?:\.\.|-)([0-9A-Fa-f:.]+))?(?:\[([^\]]*)\])?")
 WILDCARDS = frozenset({"", "%any", "%any4", "%any6", "0.0.0.0", "::", "0.0.0.0/0", "::/0"})  # noqa: S104
 AUTH_CLASSES = {"pre-shared key": "psk", "public key": "pubkey", "EAP": "eap", "XAuth": "xauth"}
 
@@ -311,7 +311,7 @@ def connections(message: Section) -> Iterator[ConnectionRecord]:
         children = section.get("children")
         yield ConnectionRecord(
             name=name,
-            version={"IKEv1": 1, "IKEv2": 2}.get(section.get("version", ""), 0),
+            version={"IKEv1": 1, "IKEv2": 2}.get(text(section, "version") or "", 0),
             local_host=_single(section.get("local_addrs")),
             remote_host=_single(section.get("remote_addrs")),
             local_id=_named(local),
