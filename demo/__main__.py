@@ -233,7 +233,7 @@ def what_to_try(inside: Inside, agent: OurAgent, ground: Ground, manager: Manage
             [
                 f"{swanctl} --list-sas --uri unix://{a}",
                 f"{swanctl} --rekey --child lan --uri unix://{b}",
-                f"{BIN / 'ipsecctl'} --socket {a} list-sas",
+                f"{BIN / 'ipsecctl'} list-sas --socket {a}",
             ],
         )
         + by_hand

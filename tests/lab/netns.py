@@ -47,7 +47,8 @@ def start_time(pid: int) -> str | None:
 OWNER = f"{PREFIX}.{os.getpid()}.{start_time(os.getpid())}"
 
 
-def _owner_lives(name: str) -> bool:
+def owner_lives(name: str) -> bool:
+    """Whether the process that made a namespace or folder of this name is alive."""
     parts = name.split(".")
     return len(parts) > 3 and parts[1].isdigit() and start_time(int(parts[1])) == parts[2]
 
@@ -166,11 +167,11 @@ def ours(root: Path = NETNS_FOLDER) -> list[str]:
 
 def sweep() -> list[str]:
     """Remove namespaces and folders whose makers are dead; their names."""
-    gone = [name for name in ours() if not _owner_lives(name)]
+    gone = [name for name in ours() if not owner_lives(name)]
     for name in gone:
         remove(name)
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}.*"):
-        if not _owner_lives(folder.name) and folder.is_dir() and not folder.is_symlink():
+        if not owner_lives(folder.name) and folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
             gone.append(str(folder))
     return gone
