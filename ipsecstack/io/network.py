@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from ipsecstack.dataplane.base import EspDatagrams
 from ipsecstack.io.errors import NetworkError, advice
 from ipsecstack.io.raw import RawEspSocket
-from ipsecstack.io.sockets import Received
+from ipsecstack.io.sockets import Received, make_buffers
 from ipsecstack.io.udp import NAT_KEEPALIVE, NON_ESP_MARKER, UdpSocket
 from ipsecstack.ipsec.sa import Address
 from ipsecstack.keyex.base import SendDatagram
@@ -43,6 +43,8 @@ class Network:
         self._ports = (port, port_nat_t)
         self._mark = mark
         self._native_esp = native_esp
+        # One set for all sockets: what a socket received is dealt with before the next one is drained.
+        self._buffers = make_buffers()
         self._sockets: list[AnySocket] = []
         self._udp: dict[tuple[int, int], UdpSocket] = {}  # (IP version, port)
         self._raw: dict[int, RawEspSocket] = {}
@@ -81,13 +83,13 @@ class Network:
         if not self._native_esp:
             return
         try:
-            self._raw[version] = raw = RawEspSocket(family, mark=self._mark)
+            self._raw[version] = raw = RawEspSocket(family, mark=self._mark, buffers=self._buffers)
             self._watch(raw)
         except NetworkError as error:
             log.warning("%s; only ESP in UDP works over IPv%d: set encap = yes", error, version)
 
     def _open_udp(self, family: socket.AddressFamily, port: int) -> UdpSocket:
-        sock = UdpSocket(family, port, nat_t=port == self._ports[1], mark=self._mark)
+        sock = UdpSocket(family, port, nat_t=port == self._ports[1], mark=self._mark, buffers=self._buffers)
         self._watch(sock)
         return sock
 
@@ -137,7 +139,7 @@ class Network:
                 if isinstance(sock, UdpSocket):
                     self._udp[version, sock.port] = self._open_udp(family, sock.port)
                 else:
-                    self._raw[version] = raw = RawEspSocket(family, mark=self._mark)
+                    self._raw[version] = raw = RawEspSocket(family, mark=self._mark, buffers=self._buffers)
                     self._watch(raw)
             except NetworkError as error:
                 log.error("%s", error)

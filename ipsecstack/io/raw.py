@@ -9,13 +9,12 @@ from ipsecstack.io.errors import unbindable
 from ipsecstack.io.sockets import (
     ANCILLARY_OCTETS,
     ANY,
-    BUFFER_OCTETS,
-    BUFFERS,
     MSG_TRUNC,
     Received,
     from_address,
     host_address_of,
     local_address,
+    make_buffers,
     open_socket,
     read_ancillary,
     sockaddr_of,
@@ -29,7 +28,7 @@ ESP = 50
 class RawEspSocket:
     """One family. Linux gives IPv4 packets with their header, IPv6 packets without."""
 
-    def __init__(self, family: int, *, mark: int = 0) -> None:
+    def __init__(self, family: int, *, mark: int = 0, buffers: list[memoryview] | None = None) -> None:
         self.name = f"raw socket of protocol 50{' (IPv6)' if family == socket.AF_INET6 else ''}"
         self.family = family
         try:
@@ -37,7 +36,7 @@ class RawEspSocket:
         except OSError as error:
             raise unbindable(self.name, error, "another program has it") from error
         self._any = Address(ANY[family])
-        self._buffers = [memoryview(bytearray(BUFFER_OCTETS)) for _ in range(BUFFERS)]
+        self._buffers = buffers or make_buffers()
         self.malformed = 0
 
     def fileno(self) -> int:
@@ -47,7 +46,7 @@ class RawEspSocket:
         self._socket.close()
 
     def receive(self) -> list[Received]:
-        """What waits in the socket, a bounded amount of it; the packets are views that hold until the next call."""
+        """What waits in the socket, a bounded amount of it; the packets are views as those of ``UdpSocket``."""
         received: list[Received] = []
         for buffer in self._buffers:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import mmap
 import socket
 import struct
 from dataclasses import dataclass
@@ -40,6 +41,15 @@ ANY: dict[int, IPAddress] = {
 }
 
 Ancillary = list[tuple[int, int, bytes]]
+
+
+def make_buffers() -> list[memoryview]:
+    """Room for one drain of a socket, from anonymous pages: what is never written takes no memory.
+
+    Sockets that are drained one after the other, and whose packets are dealt with in between, can share them.
+    """
+    pages = memoryview(mmap.mmap(-1, BUFFERS * BUFFER_OCTETS))
+    return [pages[start : start + BUFFER_OCTETS] for start in range(0, len(pages), BUFFER_OCTETS)]
 
 
 @dataclass(frozen=True, slots=True)

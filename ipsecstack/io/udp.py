@@ -18,8 +18,6 @@ from ipsecstack.io.errors import unbindable
 from ipsecstack.io.sockets import (
     ANCILLARY_OCTETS,
     ANY,
-    BUFFER_OCTETS,
-    BUFFERS,
     MSG_TRUNC,
     SOL_UDP,
     UDP_GRO,
@@ -28,6 +26,7 @@ from ipsecstack.io.sockets import (
     Received,
     address_of,
     from_address,
+    make_buffers,
     open_socket,
     read_ancillary,
     sockaddr_of,
@@ -46,7 +45,9 @@ _MAX_SEGMENTED_OCTETS = 65507
 class UdpSocket:
     """One family and port. ``nat_t``: the port carries the non-ESP marker and ESP beside IKE."""
 
-    def __init__(self, family: int, port: int, *, nat_t: bool, mark: int = 0) -> None:
+    def __init__(
+        self, family: int, port: int, *, nat_t: bool, mark: int = 0, buffers: list[memoryview] | None = None
+    ) -> None:
         self.name = f"UDP port {port}{' (IPv6)' if family == socket.AF_INET6 else ''}"
         self.family = family
         self.nat_t = nat_t
@@ -70,7 +71,7 @@ class UdpSocket:
         if nat_t:
             with contextlib.suppress(OSError):  # a kernel before 5.0: every datagram comes alone
                 self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
-        self._buffers = [memoryview(bytearray(BUFFER_OCTETS)) for _ in range(BUFFERS)]
+        self._buffers = buffers or make_buffers()
         self.malformed = 0
         self.keepalives = 0
 
@@ -83,7 +84,8 @@ class UdpSocket:
     def receive(self) -> list[Received]:
         """What waits in the socket, a bounded amount of it, in the order of arrival.
 
-        Packets of ``EspDatagrams`` are views that hold until the next call. OSError when the socket is of no more use.
+        Packets of ``EspDatagrams`` are views into ``buffers``, which the next call of any socket that shares them
+        overwrites. OSError when the socket is of no more use.
         """
         received: list[Received] = []
         for buffer in self._buffers:
