@@ -1,4 +1,4 @@
-"""10,000 mutated messages into the codec: a message or a WireError, nothing else, and what parses can be built again."""
+"""10,000 mutated messages into the codec: a message or a WireError, nothing else; what parses can be built again."""
 
 from __future__ import annotations
 
@@ -87,8 +87,7 @@ def test_messages(messages: list[bytes]) -> None:
         data = mutate(rng.choice(messages), rng, others=messages)
         try:
             message = parse_message(data)
-        except WireError as error:
-            assert str(error)
+        except WireError:
             refused += 1
             continue
         parsed += 1
@@ -112,8 +111,7 @@ def test_each_payload(cls: type, messages: list[bytes]) -> None:
         body = mutate(source, rng, others=bodies)
         try:
             payload = cls.parse(body)
-        except WireError as error:
-            assert str(error)
+        except WireError:
             continue
         good += 1
         assert cls.parse(payload.to_bytes()) == payload

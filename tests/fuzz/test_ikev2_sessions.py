@@ -1,4 +1,4 @@
-"""10,000 mutated datagrams into live IKE SAs. From outside: nothing changes but counters. With the keys: nothing breaks."""
+"""10,000 mutated datagrams into live IKE SAs: from outside nothing changes but counters, from inside nothing breaks."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_authenticated_nonsense_never_escapes() -> None:
             if rng.random() > rate:
                 return True
             header = Header.parse(output.data)
-            own = [e for e in pair.ends if e is sender][0]
+            own = next(e for e in pair.ends if e is sender)
             peer = pair.b if own is pair.a else pair.a
             spi = (header.initiator_spi, header.responder_spi)
             pairs = [
