@@ -15,6 +15,7 @@ changed. Routes vanish with the device; rules of a process that died are removed
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -130,8 +131,11 @@ class RouteTable:
         self._mtu = mtu
         self._table = table
         self._mark = mark
-        self._entries: dict[SpdEntry, tuple[list[Network], list[Network]]] = {}  # local and remote prefixes
-        self._routes: dict[Network, IPAddress | None] = {}
+        self._entries: dict[SpdEntry, None] = {}
+        self._users: dict[Network, dict[SpdEntry, None]] = {}  # who wants a route
+        self._hints: dict[Network, IPAddress | None] = {}  # and with which source
+        self._local: Counter[Network] = Counter()  # local prefixes, by number of policies
+        self._routes: dict[Network, IPAddress | None] = {}  # installed
         self._rules: dict[Rule, None] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._ipr: Any = None
@@ -191,26 +195,41 @@ class RouteTable:
 
     def add(self, entry: SpdEntry) -> None:
         """Route for one more policy; on an error everything is as before."""
-        if entry.action is Action.PROTECT and entry not in self._entries:
-            self._entries[entry] = list(networks(entry.local_ts)), list(networks(entry.remote_ts))
-            try:
-                self._call(self._apply)
-            except DataPlaneError:
-                del self._entries[entry]
-                self._call(self._apply)
-                raise
+        if entry.action is not Action.PROTECT or entry in self._entries:
+            return
+        self._count(entry)
+        try:
+            self._call(lambda: self._apply(networks(entry.remote_ts)))
+        except DataPlaneError:
+            self.remove(entry)
+            raise
 
     def remove(self, entry: SpdEntry) -> None:
         if entry in self._entries:
-            del self._entries[entry]
-            self._call(self._apply)
+            self._discount(entry)
+            self._call(lambda: self._apply(networks(entry.remote_ts)))
+
+    def _count(self, entry: SpdEntry) -> None:
+        self._entries[entry] = None
+        self._local.update(set(networks(entry.local_ts)))
+        for network in networks(entry.remote_ts):
+            self._users.setdefault(network, {})[entry] = None
+
+    def _discount(self, entry: SpdEntry) -> None:
+        del self._entries[entry]
+        self._local.subtract(set(networks(entry.local_ts)))
+        self._local = +self._local
+        for network in set(networks(entry.remote_ts)):
+            del self._users[network][entry]
+            if not self._users[network]:
+                del self._users[network]
 
     def refresh(self) -> None:
         """Install everything again: the kernel drops routes when an address goes or the device is set down.
 
         Sources are chosen anew. While the device is down there is nothing to install: call again when it is up.
         """
-        self._call(lambda: self._apply(again=True))
+        self._call(lambda: self._apply(list(self._users), again=True))
 
     def reattach(self) -> None:
         """The device was made again: up, MTU, routes and rules."""
@@ -218,31 +237,35 @@ class RouteTable:
         def work() -> None:
             self._find_device()
             self._bring_up()
-            self._apply(again=True)
+            self._apply(list(self._users), again=True)
 
         self._call(work)
 
-    def _apply(self, again: bool = False) -> None:
-        """Make the kernel's state what the policies ask for: additions first; ``again`` trusts no memory."""
+    def _apply(self, changed: Iterable[Network], again: bool = False) -> None:
+        """Make the kernel's routes to ``changed``, and its rules, what the policies ask for: additions first.
+
+        ``again`` trusts no memory of what is installed.
+        """
         addresses = self._addresses()
-        routes: dict[Network, IPAddress | None] = {}
-        local: dict[int, set[Network]] = {4: set(), 6: set()}
-        for entry, (ours, theirs) in self._entries.items():
-            for network in ours:
-                local[network.version].add(network)
-            for network in theirs:
-                hint = source_hint(entry.local_ts, network.version, addresses)
-                routes[network] = routes.get(network) or hint
-        rules: dict[Rule, None] = {}
-        for version in (4, 6):
-            unbound = any(hint is not None for network, hint in routes.items() if network.version == version)
-            wanted = rules_for(version, local[version], unbound, self._table, self._mark, self._device)
-            rules.update(dict.fromkeys(wanted))
-        for network, hint in routes.items():
+        gone: list[Network] = []
+        for network in dict.fromkeys(changed):
+            users = self._users.get(network)
+            if users is None:
+                self._hints.pop(network, None)
+                gone.append(network)
+                continue
+            found = (source_hint(entry.local_ts, network.version, addresses) for entry in users)
+            hint = self._hints[network] = next((address for address in found if address is not None), None)
             if again or network not in self._routes or self._routes[network] != hint:
                 self._routes.pop(network, None)
                 if self._route("replace", network, hint):
                     self._routes[network] = hint
+        rules: dict[Rule, None] = {}
+        for version in (4, 6):
+            local = [network for network in self._local if network.version == version]
+            unbound = any(hint is not None and hint.version == version for hint in self._hints.values())
+            wanted = rules_for(version, local, unbound, self._table, self._mark, self._device)
+            rules.update(dict.fromkeys(wanted))
         for rule in rules:
             if again or rule not in self._rules:
                 self._rule("add", rule)
@@ -250,8 +273,9 @@ class RouteTable:
         for rule in [rule for rule in self._rules if rule not in rules]:
             self._rule("del", rule)
             del self._rules[rule]
-        for network in [network for network in self._routes if network not in routes]:
-            self._route("del", network, self._routes.pop(network))
+        for network in gone:
+            if network in self._routes:
+                self._route("del", network, self._routes.pop(network))
 
     def _addresses(self) -> list[IPAddress]:
         """This host's unicast addresses, those of wide scope first."""

@@ -437,3 +437,25 @@ def test_a_deleted_device_is_made_again(ns: Namespace) -> None:
     assert plane.device_fileno() == descriptor
     plane.close()
     assert state(ns) == before
+
+
+def test_policies_share_a_route_and_the_last_one_takes_it_away(ns: Namespace) -> None:
+    plane = ns.inside(TunDataPlane)
+    before = state(ns)
+    with_address, without = (
+        policy("10.1.0.0/24", "10.2.0.0/24"),
+        policy("10.66.0.0/24", "10.2.0.0/24", "c/other"),
+    )
+    plane.add_policy(without)
+    assert "src" not in ns.run("ip", "route", "show", "table", "4303")
+    plane.add_policy(with_address)
+    assert "src 10.1.0.1" in ns.run("ip", "route", "show", "table", "4303")
+    plane.remove_policy(with_address)
+    table = ns.run("ip", "route", "show", "table", "4303")
+    assert "10.2.0.0/24" in table
+    assert "src" not in table
+    assert "from 10.1.0.0/24" not in ns.run("ip", "rule")
+    assert "from 10.66.0.0/24" in ns.run("ip", "rule")
+    plane.remove_policy(without)
+    assert state(ns) == before
+    plane.close()
