@@ -17,6 +17,7 @@ from agent.smi.rowstatus import Nothing
 from agent.tables import algorithms
 
 KBYTE = 1024
+WELL_KNOWN_CPIS = range(1, 5)
 
 # --- selectors --------------------------------------------------------------------------------------------------------
 
@@ -206,7 +207,8 @@ def sent(prefix: str) -> list[Column]:
 
 
 def ipcomp_rows(cpi: str) -> Callable[[Gateway], Iterable[ChildSa]]:
-    return lambda gateway: [sa for sa in gateway.children() if getattr(sa.record, cpi) is not None]
+    # The index is a well-known CPI by its SYNTAX; one that was agreed for the association alone cannot be told.
+    return lambda gateway: [sa for sa in gateway.children() if getattr(sa.record, cpi) in WELL_KNOWN_CPIS]
 
 
 def ipcomp(prefix: str, *uncounted: str) -> list[Column]:
