@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from ipsecstack.dataplane.acquire import AcquireQueue, SpiHints
 from ipsecstack.dataplane.base import (
     Acquired,
     DataPlaneCounters,
@@ -37,39 +38,21 @@ from ipsecstack.ipsec.spd import Action, Spd, SpdEntry
 from ipsecstack.wire.esp import HEADER_OCTETS, MIN_SPI, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE
 from ipsecstack.wire.icmp import too_big
 from ipsecstack.wire.ip import (
-    CE,
-    ECT_0,
-    ECT_1,
-    NOT_ECT,
     Flow,
     PacketError,
     flow_key,
     fragment_ipv4,
     may_fragment,
+    merge_ecn,
     packet_length,
     traffic_class,
-    with_ecn,
 )
 
 Packet = bytes | memoryview
 Random = Callable[[int], bytes]
 
 DEFAULT_PATH_MTU = 1500
-ACQUIRE_HOLDOFF = 10.0  # seconds between two acquires of one policy
-ACQUIRE_QUEUE = 16  # packets that wait for one policy's SA
-UNKNOWN_SPI_INTERVAL = 10.0  # seconds between two reports of one SPI and peer
-UNKNOWN_SPI_BURST = 16  # reports of all SPIs in that time
 _MAX_DECISIONS = 8192
-
-
-class _Waiting:
-    """Packets of one trap policy that wait for its SA."""
-
-    __slots__ = ("acquired_at", "packets")
-
-    def __init__(self) -> None:
-        self.acquired_at = float("-inf")
-        self.packets: deque[bytes] = deque()
 
 
 class UserspaceCore:
@@ -92,11 +75,11 @@ class UserspaceCore:
         # Flow keys that go into an SA right away; anything else is decided packet by packet.
         self._decisions: dict[bytes, OutboundSa] = {}
         self._policy_uses: dict[SpdEntry, int] = {}
-        self._waiting: dict[SpdEntry, _Waiting] = {}
+        self._waiting = AcquireQueue()
         self._released: list[bytes] = []
         self._to_device: list[bytes] = []
         self._to_clear: list[bytes] = []
-        self._unknown_spis: dict[tuple[int, Address], float] = {}
+        self._spi_hints = SpiHints()
 
     # --- the control side ------------------------------------------------------------------------------------------
 
@@ -127,7 +110,7 @@ class UserspaceCore:
         if isinstance(installed, OutboundSa):
             self._fit(installed)
             self._decisions.clear()
-            self._release(sa.reqid)
+            self._released += self._waiting.take(sa.reqid)
 
     def update(self, sa: SaId, source: Address, destination: Address, encapsulated: bool) -> SaId:
         if encapsulated and not (source.port and destination.port):
@@ -177,9 +160,8 @@ class UserspaceCore:
             return
         del self._policy_uses[entry]
         self.spd.remove(entry)
-        waiting = self._waiting.pop(entry, None)
-        if waiting:
-            self.counters.no_sa_out += len(waiting.packets)
+        self._waiting.forget(entry)
+        self._count_waiting()
         self._decisions.clear()
 
     def has_policy(self, entry: SpdEntry) -> bool:
@@ -374,22 +356,13 @@ class UserspaceCore:
 
     def _queue(self, entry: SpdEntry, flow: Flow, packet: Packet, now: float) -> None:
         """Keep a packet of a trap policy and ask for its SA."""
-        waiting = self._waiting.setdefault(entry, _Waiting())
-        if now - waiting.acquired_at >= ACQUIRE_HOLDOFF:
-            # What waited for an answer that did not come is too old to be of use.
-            self.counters.no_sa_out += len(waiting.packets)
-            waiting.packets.clear()
-            waiting.acquired_at = now
+        if self._waiting.put(entry, bytes(packet), now):
             self._events.append(Acquired(entry, flow.source, flow.destination, flow.protocol, flow.ports))
-        if len(waiting.packets) >= ACQUIRE_QUEUE:
-            self.counters.no_sa_out += 1
-        else:
-            waiting.packets.append(bytes(packet))
+        self._count_waiting()
 
-    def _release(self, reqid: int) -> None:
-        """An SA for this reqid is there: what waited goes out with the next batch."""
-        for entry in [entry for entry in self._waiting if entry.reqid == reqid]:
-            self._released += self._waiting.pop(entry).packets
+    def _count_waiting(self) -> None:
+        self.counters.no_sa_out += self._waiting.dropped
+        self._waiting.dropped = 0
 
     # --- inbound (RFC 4301 §5.2) -----------------------------------------------------------------------------------
 
@@ -475,7 +448,7 @@ class UserspaceCore:
                 counters.policy_errors += 1
                 continue
             if outer_ecn:
-                merged = _merge_ecn(payload, outer_ecn)
+                merged = merge_ecn(payload, outer_ecn)
                 if merged is None:
                     counters.other_errors += 1
                     continue
@@ -506,15 +479,8 @@ class UserspaceCore:
 
     def _unknown_spi(self, spi: int, datagrams: EspDatagrams, count: int, now: float) -> None:
         self.counters.unknown_spi += count
-        told = self._unknown_spis
-        if len(told) >= UNKNOWN_SPI_BURST:
-            for name in [name for name, at in told.items() if now - at >= UNKNOWN_SPI_INTERVAL]:
-                del told[name]
-        at = told.get((spi, datagrams.remote))
-        if (at is not None and now - at < UNKNOWN_SPI_INTERVAL) or len(told) >= UNKNOWN_SPI_BURST:
-            return
-        told[spi, datagrams.remote] = now
-        self._events.append(UnknownSpiReceived(spi, datagrams.local, datagrams.remote))
+        if self._spi_hints.worth(spi, datagrams.remote, now):
+            self._events.append(UnknownSpiReceived(spi, datagrams.local, datagrams.remote))
 
     def _follow_peer(self, sa: InboundSa, datagrams: EspDatagrams) -> None:
         """An authentic packet, newer than all before, came from elsewhere (RFC 7296 §2.23): tell it once."""
@@ -548,15 +514,3 @@ class UserspaceCore:
             self._events.append(SaExpired(sa.id, limit.hard, limit.kind))
             if limit.hard:
                 self._decisions.clear()
-
-
-def _merge_ecn(packet: bytes, outer: int) -> bytes | None:
-    """The inner packet with the congestion mark of the outer header (RFC 6040 §4.2), None when it must be dropped."""
-    inner = traffic_class(packet) & 3
-    if outer == CE:
-        if inner == NOT_ECT:
-            return None
-        return packet if inner == CE else with_ecn(packet, CE)
-    if outer == ECT_1 and inner == ECT_0:
-        return with_ecn(packet, ECT_1)
-    return packet

@@ -295,6 +295,18 @@ def with_ecn(packet: Buffer, ecn: int) -> bytes:
     return bytes(out)
 
 
+def merge_ecn(packet: bytes, outer: int) -> bytes | None:
+    """The inner packet with the congestion mark of the outer header (RFC 6040 §4.2), None when it must be dropped."""
+    inner = traffic_class(packet) & 3
+    if outer == CE:
+        if inner == NOT_ECT:
+            return None
+        return packet if inner == CE else with_ecn(packet, CE)
+    if outer == ECT_1 and inner == ECT_0:
+        return with_ecn(packet, ECT_1)
+    return packet
+
+
 def may_fragment(packet: Buffer) -> bool:
     """True for an IPv4 packet without DF: only those may be fragmented on their way."""
     return packet[0] >> 4 == 4 and not packet[6] & 0x40

@@ -150,7 +150,7 @@ def test_live_pair_under_forged_esp(algorithm: Algorithm) -> None:
         fed += len(mutants)
         assert frozen(pair.b) == before
         assert errors_of(pair.b) - counted == len(mutants)
-        assert len(pair.b._unknown_spis) <= 16
+        assert len(pair.b._spi_hints) <= 16
     assert delivered == sent == 2 * rounds
     assert fed == COUNT
     assert all(isinstance(event, UnknownSpiReceived) for event in pair.b.events())

@@ -20,6 +20,12 @@ from espkit import (
     udp,
 )
 
+from ipsecstack.dataplane.acquire import (
+    ACQUIRE_HOLDOFF,
+    ACQUIRE_QUEUE,
+    UNKNOWN_SPI_BURST,
+    UNKNOWN_SPI_INTERVAL,
+)
 from ipsecstack.dataplane.base import (
     Acquired,
     DataPlaneError,
@@ -29,12 +35,6 @@ from ipsecstack.dataplane.base import (
     UnknownSpiReceived,
 )
 from ipsecstack.dataplane.memory import EchoHosts, MemoryDataPlane
-from ipsecstack.dataplane.userspace import (
-    ACQUIRE_HOLDOFF,
-    ACQUIRE_QUEUE,
-    UNKNOWN_SPI_BURST,
-    UNKNOWN_SPI_INTERVAL,
-)
 from ipsecstack.ipsec.esp import EspTransform
 from ipsecstack.ipsec.sa import Address, Direction, Lifetime, Limit, Mode, SaCounters, SecurityProtocol
 from ipsecstack.ipsec.spd import Action, SpdEntry
