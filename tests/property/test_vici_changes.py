@@ -21,7 +21,7 @@ class DeltasEqualFullLists(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.gateway = Gateway()
-        log = changes.ChangeLog(self.gateway.endpoint, self.gateway.stack.touched, [], remembered=6)  # type: ignore[arg-type]
+        log = changes.ChangeLog(self.gateway.endpoint, self.gateway.stack.touched, [], remembered=2)  # type: ignore[arg-type]
         self.gateway.server.changes = log
         self.mirrors = [Mirror(self.gateway), Mirror(self.gateway)]
         self.number = 0
@@ -175,6 +175,36 @@ def test_a_poll_costs_what_changed() -> None:
         "list-sas", "list-sa", {"changed-since": reply["generation"], "epoch": reply["epoch"]}
     )
     assert (listed, calls) == ([], [])
+
+
+def test_nothing_of_ended_sas_is_kept() -> None:
+    """A thousand rekeyings leave no more behind than what is remembered on purpose."""
+    gateway = Gateway()
+    log = changes.ChangeLog(gateway.endpoint, gateway.stack.touched, [], remembered=10)  # type: ignore[arg-type]
+    for number in range(1000):
+        gateway.endpoint.put(ike_view(1, children=[child_view(10 + number), child_view(11 + number)]))
+        log.refresh()
+    gateway.endpoint.put(ike_view(1, children=[child_view(1010, inbound=None, outbound=None)]))
+    log.refresh()
+    assert (len(log._owners), len(log._parents), len(log._ikes)) == (0, 1, 1)
+    assert len(log.ike_sas(log.stamp - 8).gone_child) == 8
+    gateway.endpoint.drop(1)
+    log.refresh()
+    assert (len(log._owners), len(log._parents), len(log._ikes)) == (0, 0, 0)
+
+
+def test_who_was_away_too_long_gets_everything() -> None:
+    gateway = Gateway()
+    gateway.server.changes = changes.ChangeLog(gateway.endpoint, gateway.stack.touched, [], remembered=2)  # type: ignore[arg-type]
+    for number in range(5):
+        gateway.endpoint.put(ike_view(number))
+    mirror = Mirror(gateway)
+    mirror.poll()
+    for number in range(3):
+        gateway.endpoint.drop(number)
+        gateway.server.changes.refresh()
+    mirror.poll()
+    assert (sorted(mirror.ikes), mirror.fulls) == (["3", "4"], 2)
 
 
 def test_another_epoch_or_a_generation_of_the_future_gets_everything() -> None:

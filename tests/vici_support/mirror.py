@@ -41,6 +41,9 @@ class Mirror:
             if ids is not None:
                 alive = set(ids)
                 known["children"] = {k: c for k, c in known["children"].items() if c["uniqueid"] in alive}
+        ended = set(reply.get("gone-child", []))
+        for known in self.ikes.values():
+            known["children"] = {k: c for k, c in known["children"].items() if c["uniqueid"] not in ended}
         for uniqueid in reply.get("gone-ike", []):
             self.ikes.pop(uniqueid, None)
         self.sas_stamp = {"changed-since": reply["generation"], "epoch": reply["epoch"]}
