@@ -1,8 +1,8 @@
 """One gateway without I/O: key exchanges joined to a data plane.
 
 ``Stack`` carries out the outputs of the key exchange endpoint in order, gives the data plane's events to
-the endpoint, and hands everything that others may watch to its listeners. It opens no socket and reads no clock, so a test
-can run two of them back to back; ``ipsecstack.daemon`` adds sockets, timers and the VICI server.
+the endpoint, and hands everything that others may watch to its listeners. It opens no socket and reads no
+clock, so a test can run two of them back to back; ``ipsecstack.daemon`` adds sockets, timers and the VICI server.
 """
 
 from __future__ import annotations
