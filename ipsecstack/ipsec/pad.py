@@ -98,6 +98,7 @@ class Pad:
 
     def __init__(self, entries: Sequence[PadEntry] = ()) -> None:
         self._entries = tuple(entries)
+        self._by_name = {entry.name: entry for entry in self._entries}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -105,6 +106,10 @@ class Pad:
     @property
     def entries(self) -> tuple[PadEntry, ...]:
         return self._entries
+
+    def get(self, name: str) -> PadEntry | None:
+        """The entry of this name."""
+        return self._by_name.get(name)
 
     def lookup(self, id_type: int, id_data: bytes, method: str | None = None) -> list[PadEntry]:
         """Entries for this identity and authentication method, best first; empty when the peer is not authorised."""

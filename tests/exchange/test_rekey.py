@@ -226,3 +226,28 @@ def test_hard_expiry_closes_the_child() -> None:
     assert not pair.a.children()
     assert not pair.b.children()
     assert [d.reason for d in pair.a.heard(base.ChildSaDeleted)] == ["expired"]
+
+
+def test_collision_whose_loser_learns_of_it_late() -> None:
+    """The winner has deleted the old SA before the loser's own response arrives: the loser's new one goes."""
+    for who in ("a", "b"):
+        for seed in range(6):
+            pair = Pair(seed=seed)
+            pair.up()
+            end = getattr(pair, who)
+            for side in pair.ends:
+                side.do(side.endpoint.rekey, child="net")
+            dropped: list[bytes] = []
+
+            def tap(
+                sender: object, output: base.SendDatagram, end: object = end, dropped: list[bytes] = dropped
+            ) -> bool:
+                lose = sender is end and bool(output.data[19] & 0x20) and not dropped
+                if lose:
+                    dropped.append(output.data)
+                return not lose
+
+            pair.tap = tap
+            pair.run(60)
+            assert dropped
+            settled(pair)

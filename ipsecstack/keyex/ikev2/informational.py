@@ -147,6 +147,8 @@ def _delete_child(sa: IkeSa, spi: bytes, now: float) -> bytes | None:
     """Close the Child SA whose outbound SPI the peer names; our inbound SPI for the response, None in a collision."""
     child = sa.child_by_spi_out(int.from_bytes(spi, "big")) if len(spi) == 4 else None
     if child is None or child.state is ChildState.DELETED:
+        if child is None and len(spi) == 4 and sa.making_child():
+            sa.early_deletes.add(spi)
         sa.log("IKE", 1, f"received DELETE for unknown ESP CHILD_SA with SPI {spi.hex()}")
         return None
     sa.counters.child_deletes_in += 1

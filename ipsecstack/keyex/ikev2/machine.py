@@ -100,6 +100,10 @@ def _receive_request(
     if sa.state is State.HALF_OPEN and header.exchange != ExchangeType.IKE_AUTH:
         _drop(sa, "only IKE_AUTH may follow IKE_SA_INIT")
         return
+    if sa.state is State.AUTH_SENT:
+        # The peer may be ahead of its own IKE_AUTH response: it will send this again.
+        _drop(sa, "the peer has not authenticated itself yet")
+        return
     _authenticated(sa, data, local, remote, now)
     first, chain = opened
     payloads: list[Payload] | None
@@ -115,6 +119,7 @@ def _receive_request(
         payloads = [Notify(NotifyType.INVALID_SYNTAX)]
     else:
         _count_in(sa, message, 0)
+        _note_window(sa, message)
         payloads = _answer(sa, message, now)
         if payloads is None:
             payloads = [Notify(NotifyType.INVALID_SYNTAX)]
@@ -161,6 +166,14 @@ def _answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     return payloads
 
 
+def _note_window(sa: IkeSa, message: Message) -> None:
+    """The peer takes several requests at a time (§2.3); we make use of it as far as our options say."""
+    notify = message.notify(NotifyType.SET_WINDOW_SIZE)
+    if notify is not None and len(notify.data) == 4:
+        offered = int.from_bytes(notify.data, "big")
+        sa.requests.size = max(1, min(offered, sa.host.options.request_window))
+
+
 def _adopt_if_used(sa: IkeSa, message: Message, now: float) -> None:
     """The peer uses the IKE SA that it made in a rekey collision, other than to delete it: it is the one that stays."""
     parent = sa.parent
@@ -193,6 +206,7 @@ def _receive_response(
         _broken_response(sa, task, header.message_id, now)
         return
     _count_in(sa, message, 0)
+    _note_window(sa, message)
     _conclude_task(sa, task, message, now)
 
 
@@ -239,9 +253,11 @@ def _conclude_task(sa: IkeSa, task: Task, message: Message, now: float) -> None:
         _broken_response(sa, task, message_id, now)
         return
     sa.requests.answered(message_id)
-    del sa.active[message_id]
     before = sa.state
+    del sa.active[message_id]
     row.handler(sa, task, message, now)
+    if not sa.making_child():
+        sa.early_deletes.clear()
     _observe(sa, row, before)
     if sa.state is not State.DEAD:
         sa.host.touch(sa)
@@ -339,6 +355,10 @@ def pump(sa: IkeSa, now: float) -> None:
         if task is None:
             return
         sa.queue.remove(task)
+        if sa.requests.exhausted:
+            sa.log("IKE", 1, "no message ID is left")
+            lifecycle.destroy(sa, "expired", now)
+            return
         if sa.state is State.DELETING and not isinstance(task, DeleteIke):
             task.abort(sa, "the IKE_SA is being deleted", now)
             continue

@@ -138,6 +138,9 @@ def conclude_offer(
             f"peer chose {proposals_text(sa_payload.proposals)}, which was not offered",
             at_peer=True,
         )
+    if suite.spi in sa.early_deletes:
+        sa.early_deletes.discard(suite.spi)
+        raise ChildFailure("CHILD_SA_NOT_FOUND", "peer has deleted the CHILD_SA already")
     local_ts, remote_ts = narrowing.from_wire(tsi.selectors), narrowing.from_wire(tsr.selectors)
     if not narrowing.within(local_ts, made.local_ts) or not narrowing.within(remote_ts, made.remote_ts):
         raise ChildFailure("TS_UNACCEPTABLE", "peer's traffic selectors are wider than ours", at_peer=True)
@@ -257,6 +260,11 @@ def answer_offer(
             NotifyType.NO_PROPOSAL_CHOSEN,
             f"no acceptable proposal found for CHILD_SA {child_config.name}: "
             f"received {proposals_text(sa_payload.proposals)}",
+        )
+    entry = sa.host.pad.get(sa.name)
+    if entry is not None and not entry.authorises(remote_ts, narrowing.of_host(sa.remote.host)):
+        raise Refusal(
+            NotifyType.TS_UNACCEPTABLE, f"'{sa.name}' does not authorise {narrowing.text(remote_ts)}"
         )
     payloads: list[Payload] = []
     ke_answer, shared = _answer_ke(sa, suite, ke_payload)

@@ -27,6 +27,8 @@ class RekeyChild(Task):
         super().__init__()
         self.old = old
         self.rival: ChildSa | None = None
+        self.winner: ChildSa | None = None
+        """The rival, once the peer has deleted the old SA: it has compared the nonces, and ours is redundant."""
         self.method: KeId | None = None
         self.tries = 0
         self.offer: ChildOffer | None = None
@@ -60,6 +62,7 @@ class RekeyChild(Task):
     def old_deleted(self, sa: IkeSa, child: ChildSa, now: float) -> None:
         """The peer deletes the old SA while we rekey it: if it made a new one for it, that one takes over."""
         if child is self.old and self.rival is not None:
+            self.winner = self.rival
             _settle(sa, self, self.rival)
 
 
@@ -81,7 +84,8 @@ def handle_response(sa: IkeSa, task: RekeyChild, message: Message, now: float) -
         return
     nonce = message.get(Nonce)
     nr = nonce.data if nonce else b""
-    ours_lost = rival is not None and rival in sa.children and min(offer.nonce, nr) < min(rival.nonces)
+    compared = rival is not None and rival in sa.children and min(offer.nonce, nr) < min(rival.nonces)
+    ours_lost = compared or task.winner is not None
     try:
         new = negotiate.conclude_offer(sa, offer, message, offer.nonce, nr, now, hold_outbound=ours_lost)
     except ChildFailure as failure:
@@ -90,14 +94,20 @@ def handle_response(sa: IkeSa, task: RekeyChild, message: Message, now: float) -
         lifecycle.failed(sa, old.name, failure.reason, failure.message)
         if failure.at_peer:
             sa.enqueue(DeleteChild.of_spi(offer.spi_in))
+        if failure.reason == "CHILD_SA_NOT_FOUND":
+            # The peer closed the new one before we knew it: it does not want the old one, either.
+            task.abort(sa, failure.reason, now)
+            sa.enqueue(DeleteChild(old, "peer-deleted"))
+            return
         _later(sa, task, failure.reason, now)
         return
     task.offer = None
-    if rival is not None and ours_lost:
+    winner = rival or task.winner
+    if winner is not None and ours_lost:
         # The SA with the lowest nonce goes, deleted by the end that made it; the peer deletes the old one.
         sa.log("IKE", 1, "CHILD_SA rekey collision lost, deleting redundant child")
-        _settle(sa, task, rival)
-        new.replaced_by = rival
+        _settle(sa, task, winner)
+        new.replaced_by = winner
         new.rekey_at = None
         sa.enqueue(DeleteChild(new, "redundant"), first=True)
         return
@@ -174,6 +184,8 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     assert notify is not None
     assert nonce is not None
     old = sa.child_by_spi_out(int.from_bytes(notify.spi, "big")) if len(notify.spi) == 4 else None
+    if old is None and sa.making_child():
+        raise Refusal(NotifyType.TEMPORARY_FAILURE, "the CHILD_SA to rekey may be the one in the making")
     if old is None or old.state is ChildState.DELETED:
         raise Refusal(
             NotifyType.CHILD_SA_NOT_FOUND,

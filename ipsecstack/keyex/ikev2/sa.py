@@ -193,6 +193,8 @@ class IkeSa:
         self.after_reply: list[Callable[[float], None]] = []
         self.children: list[ChildSa] = []
         self.counters = IkeCounters()
+        self.early_deletes: set[bytes] = set()
+        """SPIs that the peer deleted while its response that makes them known is still on its way."""
         self.last_inbound = now
         self.last_hint = float("-inf")
         self.tries = 0
@@ -248,6 +250,10 @@ class IkeSa:
         else:
             self.queue.append(task)
         self.host.touch(self)
+
+    def making_child(self) -> bool:
+        """A response is on its way that may tell of a Child SA which the peer has already."""
+        return self.busy_with(Kind.IKE_AUTH, Kind.NEW_CHILD, Kind.REKEY_CHILD) is not None
 
     def tasks(self) -> list[Task]:
         return [*self.active.values(), *self.queue]
