@@ -9,8 +9,15 @@ import pytest
 from ipsecstack.config.certs import FolderSource
 from ipsecstack.config.connections import read_connection
 from ipsecstack.config.daemon import SETTINGS, read_daemon
-from ipsecstack.config.keys import AUTH_UNSUPPORTED, CHILD_UNSUPPORTED, CONNECTION_UNSUPPORTED, Treatment
+from ipsecstack.config.keys import (
+    AUTH_UNSUPPORTED,
+    AUTHORITY_UNSUPPORTED,
+    CHILD_UNSUPPORTED,
+    CONNECTION_UNSUPPORTED,
+    Treatment,
+)
 from ipsecstack.config.loader import tree_from_text
+from ipsecstack.config.reader import SectionReader
 from ipsecstack.config.tree import ConfigError
 from ipsecstack.ipsec.sa import Mode
 from ipsecstack.keyex.base import AuthClass, ChildAction, ConnectionConfig, UniquePolicy
@@ -245,3 +252,25 @@ def test_bad_daemon_settings(body: str, word: str) -> None:
     tree = tree_from_text(f"ipsecstackd {{ {body}\n }}", "x.conf")
     with pytest.raises(ConfigError, match=word):
         read_daemon(tree.sections["ipsecstackd"], print)
+
+
+def test_the_documentation_names_every_key(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/configuration.md says of each key whether it is supported, refused or ignored."""
+    text = (repository / "docs" / "configuration.md").read_text()
+    supported, rest = text.split("**Known, not supported yet.**")
+    refused, rest = rest.split("Named in a warning and ignored:")
+    warned, daemon = rest.split("**`ipsecstackd { }`.**")
+    asked: set[str] = set()
+    original = SectionReader.finish
+
+    def finish(self: SectionReader, *args: object, **more: object) -> None:
+        asked.update(self._asked)
+        original(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SectionReader, "finish", finish)
+    read("local { auth = psk }\nremote { }\nchildren { c { } }")
+    assert {key for key in asked if f"`{key}`" not in supported} == set()
+    for table in (CONNECTION_UNSUPPORTED, AUTH_UNSUPPORTED, CHILD_UNSUPPORTED, AUTHORITY_UNSUPPORTED):
+        for key, what in table.items():
+            assert f"`{key}`" in (refused if what.treatment is Treatment.REFUSE else warned), key
+    assert {key for key in SETTINGS if f"`{key}`" not in daemon} == set()
