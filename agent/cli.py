@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-DEFAULT_CONFIG = "/etc/ipsec-snmp/ipsec-snmpd.toml"
+DEFAULT_CONFIG = "/etc/ipsec-snmpd.toml"
 
 log = logging.getLogger("ipsec-snmpd")
 

@@ -22,6 +22,13 @@ def count_sources(wanted: Callable[[Source], bool]) -> Callable[[Gateway], int]:
     return lambda gateway: sum(map(wanted, gateway.sources))
 
 
+def admin_string(value: str | None) -> bytes | None:
+    """At most 255 octets, cut between characters (RFC 3411, SnmpAdminString)."""
+    if value is None:
+        return None
+    return value.encode("utf-8", "replace")[:255].decode("utf-8", "ignore").encode()
+
+
 def poll_age(source: Source) -> int | None:
     if source.last_contact is None:
         return None
@@ -41,11 +48,11 @@ SOURCES = Table(
     columns=[
         Column("igSourceName", lambda source: source.name),
         Column("igSourceType", lambda source: source.kind),
-        Column("igSourceAddress", lambda source: source.address),
+        Column("igSourceAddress", lambda source: admin_string(source.address)),
         Column("igSourceState", lambda source: STATES[source.status], volatile=True),
-        Column("igSourceDaemon", lambda source: source.daemon, volatile=True),
-        Column("igSourceVersion", lambda source: source.version, volatile=True),
-        Column("igSourceDataPlane", lambda source: source.data_plane, volatile=True),
+        Column("igSourceDaemon", lambda source: admin_string(source.daemon), volatile=True),
+        Column("igSourceVersion", lambda source: admin_string(source.version), volatile=True),
+        Column("igSourceDataPlane", lambda source: admin_string(source.data_plane), volatile=True),
         Column("igSourceLastConnected", lambda source: source.connected_wall, volatile=True),
         Column("igSourceLastLost", lambda source: source.lost_wall, volatile=True),
         Column("igSourceReconnects", lambda source: max(0, source.connects - 1), volatile=True),
@@ -56,7 +63,7 @@ SOURCES = Table(
         Column("igSourcePollFailures", lambda source: source.poll_failures, volatile=True),
         Column("igSourceEvents", lambda source: source.events, volatile=True),
         Column("igSourceMalformedMessages", lambda source: source.malformed, volatile=True),
-        Column("igSourceLastError", lambda source: source.last_error, volatile=True),
+        Column("igSourceLastError", lambda source: admin_string(source.last_error), volatile=True),
         Column("igSourceHalfOpenIkeSas", lambda source: source.half_open, volatile=True),
     ],
 )

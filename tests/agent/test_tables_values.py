@@ -421,6 +421,8 @@ def test_sources_table(gateway: Gateway, mibs: MibSet, now: list[float]) -> None
     assert walk.one("igSourceLastPollAge") == 500
     assert walk.one("igSourceReconnects") == 0
     assert walk.one("igSourcesConnected") == 0
+    feed.lost("\u00e9" * 300)
+    assert len(Walk("IPSEC-GATEWAY-MIB", gateway, mibs).one("igSourceLastError")) == 254  # whole characters
     feed.contact()
     walk = Walk("IPSEC-GATEWAY-MIB", gateway, mibs)
     assert walk.one("igSourceState") == walk.one("igSourceReconnects") == walk.one("igSourcesConnected") == 1
