@@ -184,10 +184,9 @@ class ViciServer:
         """A log line of the daemon, for clients that follow the log."""
         self._log(record)
 
-    def note(self, group: str, level: int, message: str) -> None:
-        """A log line about a command."""
+    def note(self, message: str) -> None:
+        """A line about a command, for the daemon's log; the daemon hands it back to ``log`` for who follows it."""
         log.info("%s", message)
-        self._log(LogRecorded(group, level, None, None, message))
 
     def _on_output(self, output: Output, _stack: Any) -> None:
         try:

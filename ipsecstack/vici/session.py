@@ -114,7 +114,7 @@ class Session:
                 kind, name, rest = codec.parse_packet(packet)
             except MalformedMessage as error:
                 self._server.counters.malformed += 1
-                log.info("vici client %d: %s; ignored", self.number, error)
+                log.debug("vici client %d: %s; ignored", self.number, error)
                 continue
             if kind == Packet.CMD_REQUEST:
                 self._request(name, rest, now)

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SOCKET = "/run/ipsecstack/ipsecstack.vici"
 CONNECT_TIMEOUT = 5.0
+STOP_TIMEOUT = 0.5
 MAX_PATH_OCTETS = 107  # sockaddr_un
 
 
@@ -87,7 +88,8 @@ class ViciListener:
         self._listener.close()
         self._server.close()
         await asyncio.sleep(0)  # let the connections send what they have and close
-        await self._listener.wait_closed()
+        with contextlib.suppress(asyncio.TimeoutError):  # a client that does not read holds nobody up
+            await asyncio.wait_for(self._listener.wait_closed(), STOP_TIMEOUT)
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()

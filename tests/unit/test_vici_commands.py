@@ -617,6 +617,33 @@ def test_reload_settings() -> None:
     assert reply == {"success": "no", "errmsg": "nothing was changed: connections.x: is wrong"}
 
 
+def test_commands_are_in_the_log_once(client: Client, gateway: Gateway) -> None:
+    """As the daemon does: Python's logging is handed to the server, which tells those who follow."""
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            gateway.server.log(LogRecorded("CFG", 1, None, None, record.getMessage()))
+
+    logger, handler = logging.getLogger("ipsecstack.vici"), Forward()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        client.register("log")
+        client.request("load-conn", CONN)
+        client.request("initiate", {"child": "c1"})
+        client.request("terminate", {"child": "c1", "ike-id": "4"})
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    lines = [line["msg"] for name, line in client.events if line["group"] == "CFG"]
+    assert lines == [
+        "loaded connection 'net'",
+        "vici initiate CHILD_SA 'c1'",
+        "vici terminate CHILD_SA 'c1' of IKE_SA #4",
+    ]
+
+
 def test_daemon_log_lines_reach_those_who_follow(client: Client, gateway: Gateway) -> None:
     client.register("log")
     gateway.server.log(LogRecorded("DMN", 1, None, None, "configuration was read"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def load_authority(server: ViciServer, request: Request, now: float) -> Outgoing:
     section = request.section()
     check_name(section.name, section, f"authorities.{section.name}")
-    authority = read_authority(section, AbsoluteSource(), lambda text: server.note("CFG", 1, text))
+    authority = read_authority(section, AbsoluteSource(), lambda text: server.note(text))
     server.credentials.load_authority(authority.name, authority.cacert)
     return success()
 

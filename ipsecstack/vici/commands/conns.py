@@ -26,10 +26,10 @@ def load_conn(server: ViciServer, request: Request, now: float) -> Outgoing:
     warnings: list[str] = []
     config = read_connection(section, AbsoluteSource(), warnings.append)
     for warning in warnings:
-        server.note("CFG", 1, warning)
+        server.note(warning)
     if config not in server.endpoint.connections():
         server.endpoint.load_connection(config, now)
-        server.note("CFG", 1, f"loaded connection '{config.name}'")
+        server.note(f"loaded connection '{config.name}'")
     return success()
 
 
@@ -41,7 +41,7 @@ def unload_conn(server: ViciServer, request: Request, now: float) -> Outgoing:
     if name not in (c.name for c in server.endpoint.connections()):
         raise RequestError(f"unload: connection '{name}' not found")
     server.endpoint.unload_connection(name, now)
-    server.note("CFG", 1, f"unloaded connection '{name}'")
+    server.note(f"unloaded connection '{name}'")
     return success()
 
 

@@ -23,7 +23,7 @@ def initiate(server: ViciServer, request: Request, now: float) -> Result:
         raise RequestError("missing configuration name")
     timeout = _timeout(request)
     what = f"CHILD_SA '{child}'" if child is not None else f"IKE_SA '{ike}'"
-    server.note("CFG", 1, f"vici initiate {what}")
+    server.note(f"vici initiate {what}")
     ticket = server.endpoint.initiate(ike=ike, child=child, now=now)
     if timeout < 0:
         return success()
@@ -49,7 +49,7 @@ def terminate(server: ViciServer, request: Request, now: float) -> Result:
     if not (ike or child or ike_id or child_id):
         raise RequestError("missing terminate selector")
     timeout = _timeout(request)
-    server.note("CFG", 1, f"vici terminate {_selector(ike, child, ike_id, child_id)}")
+    server.note(f"vici terminate {_selector(ike, child, ike_id, child_id)}")
     try:
         ticket, matches = server.endpoint.terminate(
             ike=ike, child=child, ike_id=ike_id, child_id=child_id, force=request.flag("force"), now=now
@@ -92,7 +92,7 @@ def rekey(server: ViciServer, request: Request, now: float) -> Outgoing:
         raise RequestError("missing rekey selector")
     if request.flag("reauth"):
         raise RequestError("reauthentication is not supported yet; leave out reauth to rekey")
-    server.note("CFG", 1, f"vici rekey {_selector(ike, child, ike_id, child_id)}")
+    server.note(f"vici rekey {_selector(ike, child, ike_id, child_id)}")
     try:
         matches = server.endpoint.rekey(ike=ike, child=child, ike_id=ike_id, child_id=child_id, now=now)
     except CommandError as error:
@@ -107,7 +107,7 @@ def install(server: ViciServer, request: Request, now: float) -> Outgoing:
     child = request.text("child")
     if child is None:
         raise RequestError("missing configuration name")
-    server.note("CFG", 1, f"vici install '{child}'")
+    server.note(f"vici install '{child}'")
     server.endpoint.install(child=child, ike=request.text("ike"), now=now)
     return success()
 
@@ -117,7 +117,7 @@ def uninstall(server: ViciServer, request: Request, now: float) -> Outgoing:
     child = request.text("child")
     if child is None:
         raise RequestError("missing configuration name")
-    server.note("CFG", 1, f"vici uninstall '{child}'")
+    server.note(f"vici uninstall '{child}'")
     server.endpoint.uninstall(child=child, ike=request.text("ike"), now=now)
     return success()
 
