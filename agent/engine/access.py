@@ -91,6 +91,9 @@ class AccessControl:
         `model`: securityModel of the message (1, 2, 3). `level`: securityLevel (1, 2, 3). `kind`: 'read',
         'write' or 'notify'. A view name that no family defines is an empty view: nothing is in it.
         """
+        if context not in self._contexts:
+            # before anything is remembered: contexts are the sender's to choose, and may be long
+            return Failure.noSuchContext
         key = (model, name, level, context, kind)
         found = self._decided.get(key)
         if found is None:
@@ -100,8 +103,6 @@ class AccessControl:
         return found
 
     def _decide(self, model: int, name: str, level: int, context: str, kind: str) -> MibView | Failure:
-        if context not in self._contexts:
-            return Failure.noSuchContext
         group = self._members.get((model, name))
         if not group:
             return Failure.noGroupName

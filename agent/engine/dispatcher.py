@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -38,6 +39,9 @@ UNKNOWN_CONTEXTS = (1, 3, 6, 1, 6, 3, 12, 1, 5, 0)
 UNKNOWN_PDU_HANDLERS = (1, 3, 6, 1, 6, 3, 11, 2, 1, 3, 0)
 """snmpUnknownPDUHandlers.0 (RFC 3412)."""
 MAX_PENDING_SETS = 64
+ANSWER_LIFETIME = 120.0
+"""Seconds after a notification of ours that messages from its receiver are taken for answers."""
+MAX_ASKED = 1024
 
 
 class EngineTransport(UdpTransport):
@@ -60,6 +64,7 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         self._pending: dict[tuple[object, ...], list[Callable[[bytes | None], None]]] = {}
         self._retransmissions = Retransmissions()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
 
     def attach(
         self, engine: SnmpEngine, usm: Usm, responder: CommandResponder, transport: EngineTransport
@@ -114,12 +119,13 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
                 self._to_pysnmp(data, peer)
                 return
             raise ber.BerError(f"PDU type 0x{message.pdu_type:02x} in a version {version} request")
-        request = pdus.parse(data, message.pdu, message.end)
         community = self._community(message.community, version, peer)
         if community is None:
+            # before the varbinds are read: strangers should cost little
             self.counters.in_bad_community_names += 1
             limited.warning("community", "unknown community or source address: %s", peer.host)
             return
+        request = pdus.parse(data, message.pdu, message.end)
         who = Requester(
             version, version + 1, community.security_name, 1, community.context, (peer.host, peer.address[1])
         )
@@ -201,7 +207,22 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             report = usm.report(frame, secured, request.request_id, UNKNOWN_CONTEXTS, number)
             self._transport.send(report, peer)
 
+    def send_pdu(self, *arguments: Any, **options: Any) -> Any:
+        """pysnmp's sendPdu (RFC 3411 section 4.1.1.1), which also says whose answer is expected."""
+        address = options["transportAddress"] if "transportAddress" in options else arguments[2]
+        now = time.monotonic()
+        while self._asked and (len(self._asked) >= MAX_ASKED or next(iter(self._asked.values())) < now):
+            self._asked.popitem(last=False)
+        key = (str(address[0]).partition("%")[0], int(address[1]))
+        self._asked[key] = now + ANSWER_LIFETIME
+        self._asked.move_to_end(key)
+        return super().send_pdu(*arguments, **options)
+
     def _to_pysnmp(self, data: bytes, peer: Peer) -> None:
+        """Hand an answer to pysnmp, if something was asked there: its decoder costs milliseconds a message."""
+        if self._asked.get((peer.host, peer.address[1]), 0.0) < time.monotonic():
+            self.counters.unexpected_answers += 1
+            return
         errors = int(self._asn1_errors.syntax)
         try:
             self.receive_message(self._engine, _domain(peer), peer, data)

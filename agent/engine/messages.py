@@ -123,7 +123,8 @@ def parse_v3(data: bytes, position: int, end: int) -> V3Frame:
         raise ber.BerError("msgGlobalData is out of range")
     first, last = ber.expect(data, header_end, end, ber.OCTET_STRING)
     flags = data[flags_at]
-    if security_model != 3:
+    if security_model != 3 or flags & 0x03 == 0x02:
+        # RFC 3412 section 7.2 steps 4 and 5d: discarded before anything else is looked at
         return V3Frame(message_id, max_size, flags, security_model)
     engine_id, boots, seconds, user, auth, auth_at, priv = _usm_parameters(data, first, last)
     kind, first, stop = ber.read(data, last, end)
@@ -190,8 +191,7 @@ def parse_scoped(data: bytes, position: int, end: int) -> ScopedPdu:
 
 
 def _request_id(data: bytes, scoped: ScopedPdu) -> int:
-    if scoped.pdu_type in pdus.REQUESTS:
-        return pdus.parse(data, scoped.pdu, scoped.end).request_id
+    # no more than this of a PDU is read before its sender is known: varbinds can be many
     _, first, stop = ber.read(data, scoped.pdu, scoped.end)
     first, last = ber.expect(data, first, stop, ber.INTEGER)
     return ber.parse_integer(data[first:last])

@@ -161,7 +161,9 @@ class CommandResponder:
             return self._error(request, who, ErrorStatus.genErr, 0, budget)
         if who.version != V3:
             self.counters.in_bad_community_uses += 1
-        return self._error(request, who, ErrorStatus.authorizationError, 1 if request.varbinds else 0, budget)
+        # RFC 3413 section 3.2: error-index 0; version 1's noSuchName always names a variable
+        index = 1 if who.version == V1 and request.varbinds else 0
+        return self._error(request, who, ErrorStatus.authorizationError, index, budget)
 
     def _error(
         self, request: RequestPdu, who: Requester, status: ErrorStatus, index: int, budget: int

@@ -186,7 +186,9 @@ class Usm:
     def report(self, frame: V3Frame, secured: Secured, request_id: int, oid: ber.Oid, value: int) -> bytes:
         """A Report at the level of the message that it is about (RFC 3412 section 7.1.3)."""
         pdu = messages.report_pdu(request_id, oid, value)
-        return self.seal(frame, secured.user, secured.level, self.engine_id, secured.scoped.context, pdu)
+        # a context is echoed only if it can be one (RFC 3411 SnmpAdminString): a Report is never large
+        context = secured.scoped.context if len(secured.scoped.context) <= 32 else b""
+        return self.seal(frame, secured.user, secured.level, self.engine_id, context, pdu)
 
     def budget(self, frame: V3Frame, secured: Secured) -> int:
         """Octets that a Response-PDU may have so that its message fits the originator and this engine."""

@@ -32,6 +32,11 @@ NULL_VALUE = b"\x05\x00"
 MAX_SUB_IDS = 128
 MAX_SUB_ID = 0xFFFFFFFF
 
+MAX_OID_CONTENT = MAX_SUB_IDS * 5
+"""Octets that 128 sub-identifiers can fill at most."""
+CACHED_OID_CONTENT = 80
+"""Longer contents are not remembered: their senders may be anybody."""
+
 _UNSIGNED_TAGS = frozenset((COUNTER32, GAUGE32, TIME_TICKS))
 _EMPTY_TAGS = frozenset((NULL, 0x80, 0x81, 0x82))
 
@@ -97,9 +102,14 @@ def oid_content(oid: Sequence[int]) -> bytes:
     return _base128(first * 40 + second) + sub_ids(oid[2:])
 
 
-@lru_cache(maxsize=4096)
 def parse_oid(content: bytes) -> Oid:
     """Contents octets of an OBJECT IDENTIFIER. Raises BerError."""
+    return _parse_short_oid(content) if len(content) <= CACHED_OID_CONTENT else _parse_oid(content)
+
+
+def _parse_oid(content: bytes) -> Oid:
+    if len(content) > MAX_OID_CONTENT:
+        raise BerError("an OID has more than 128 sub-identifiers")
     if not content or content[-1] & 0x80:
         raise BerError("OID content ends inside a sub-identifier")
     numbers: list[int] = []
@@ -126,6 +136,9 @@ def parse_oid(content: bytes) -> Oid:
     if len(numbers) + 1 > MAX_SUB_IDS:
         raise BerError("an OID has more than 128 sub-identifiers")
     return (*head, *numbers[1:])
+
+
+_parse_short_oid = lru_cache(maxsize=4096)(_parse_oid)
 
 
 def read(data: bytes, position: int, end: int) -> tuple[int, int, int]:

@@ -1,0 +1,145 @@
+"""What strangers send to cost time and memory, and what must not come of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from smi_support import Manager, Offline, TestModel, request, rows, v2c
+from test_smi_controller import scalar
+
+from agent.engine import messages
+from agent.engine.pdu import GET, REPORT
+from agent.smi import ber
+
+NAME = scalar("sReadOnly")
+ASK = request(GET, [NAME])
+MANY = request(GET, [NAME] * 3000)
+FOREIGN = b"\x80\x00\x00\x01\x05"
+
+
+def offline(folder: Path) -> Offline:
+    return Offline(folder, TestModel(rows=rows(3)))
+
+
+def v3(
+    engine_id: bytes, user: bytes, flags: int, data: bytes, digest: bytes = b"", salt: bytes = b""
+) -> bytes:
+    """A v3 message of anybody; `data` is a whole ScopedPDU or encryptedPDU."""
+    parts = (engine_id, user, digest, salt)
+    engine, name, auth, priv = (ber.tlv(ber.OCTET_STRING, part) for part in parts)
+    parameters = ber.tlv(ber.SEQUENCE, engine + ber.integer(0) * 2 + name + auth + priv)
+    return ber.tlv(
+        ber.SEQUENCE, messages.v3_header(1, 65507, flags) + ber.tlv(ber.OCTET_STRING, parameters) + data
+    )
+
+
+def scoped(pdu: bytes) -> bytes:
+    return ber.tlv(ber.SEQUENCE, ber.tlv(ber.OCTET_STRING, b"") * 2 + pdu)
+
+
+def foreign(number: int) -> bytes:
+    return FOREIGN + number.to_bytes(8, "big")
+
+
+def long_oid(number: int) -> bytes:
+    draw = random.Random(number)
+    return v2c(request(GET, [(1, 3, *(draw.randrange(2**31, 2**32) for _ in range(126)))]), b"stranger")
+
+
+UNASKED: dict[str, Callable[[int], bytes]] = {
+    "a response": lambda n: v2c(b"\xa2" + ASK[1:]),
+    "a large response": lambda n: v2c(b"\xa2" + MANY[1:]),
+    "a trap of another engine": lambda n: v3(foreign(n), b"anybody", 0, scoped(b"\xa7" + ASK[1:])),
+    "a report of another engine": lambda n: v3(foreign(n), b"", 0, scoped(b"\xa8" + ASK[1:])),
+    "an encrypted one": lambda n: v3(
+        foreign(n), b"operator", 3, ber.tlv(ber.OCTET_STRING, bytes(60)), bytes(24), bytes(8)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNASKED)
+def test_answers_to_nothing_do_not_reach_pysnmp(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = offline(tmp_path)
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("pysnmp was asked")
+
+    monkeypatch.setattr(agent.dispatcher, "receive_message", never)
+    for number in range(20):
+        assert agent.ask(UNASKED[kind](number)) is None
+    assert agent.agent.counters.unexpected_answers == 20
+    assert agent.agent.counters.internal_errors == 0
+
+
+STRANGERS: dict[str, Callable[[Offline, int], bytes]] = {
+    "varbinds under an unknown community": lambda agent, n: v2c(MANY, b"stranger%d" % n),
+    "varbinds of an unknown user": lambda agent, n: v3(agent.agent.engine_id, b"nobody", 4, scoped(MANY)),
+    "long OIDs": lambda agent, n: long_oid(n),
+    "foreign engines": lambda agent, n: v3(foreign(n), b"operator", 4, scoped(ASK)),
+    "contexts": lambda agent, n: Manager(agent, "anybody", 1).message(ASK, n.to_bytes(4, "big") * 5000),
+    "responses": lambda agent, n: v2c(b"\xa2" + MANY[1:]),
+    "nesting": lambda agent, n: b"\x30\x82\xea\x60" * 15000,
+    "lengths": lambda agent, n: b"\x30\x84\x7f\xff\xff\xff\x02\x01\x01" + os.urandom(64),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_strangers_take_no_memory(tmp_path: Path, kind: str) -> None:
+    agent = offline(tmp_path)
+    for number in range(10):
+        agent.ask(STRANGERS[kind](agent, number))
+    tracemalloc.start()
+    try:
+        for number in range(10, 310):
+            agent.ask(STRANGERS[kind](agent, number))
+        grown = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert grown < 300_000
+    assert agent.agent.counters.internal_errors == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["varbinds under an unknown community", "varbinds of an unknown user", "responses", "nesting"],
+)
+def test_strangers_take_little_time(tmp_path: Path, kind: str) -> None:
+    # 60,000 octets, decoded whole, took 7 to 360 ms; what is refused must cost as a small message does
+    agent = offline(tmp_path)
+    sent = [STRANGERS[kind](agent, number) for number in range(30)]
+    best = 1.0
+    for message in sent:
+        begun = time.perf_counter()
+        agent.ask(message)
+        best = min(best, time.perf_counter() - begun)
+    assert best < 0.002
+
+
+def test_a_report_is_small_whatever_the_context(tmp_path: Path) -> None:
+    agent = offline(tmp_path)
+    manager = Manager(agent, "operator", 3, 484)
+    answer = agent.ask(manager.message(ASK, b"c" * 1000))
+    assert answer is not None
+    assert len(answer) <= 484
+    assert manager.read(answer)[1].type == REPORT
+
+
+def test_discovery_does_not_amplify(tmp_path: Path) -> None:
+    agent = offline(tmp_path)
+    smallest = v3(b"", b"", 4, scoped(b"\xa0\x0b\x02\x01\x01\x02\x01\x00\x02\x01\x00\x30\x00"))
+    answer = agent.ask(smallest)
+    assert answer is not None
+    assert len(answer) < 2.5 * len(smallest)
+    # an agent that gets a Report or Response of its own back stays silent
+    assert agent.ask(answer) is None
+    community = agent.ask(v2c(ASK))
+    assert community is not None
+    assert agent.ask(community) is None
