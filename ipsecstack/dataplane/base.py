@@ -7,11 +7,11 @@ clock. A data plane touches only SAs and policies that were given to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ipsecstack.ipsec.sa import Address, SaCounters, SaDescription, SaId
-from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
+from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.ipsec.spd import SpdEntry
 
 
@@ -177,11 +177,3 @@ class UserspaceDataPlane(DataPlane, Protocol):
     def repair(self) -> None:
         """Make a device that is gone again; its descriptor may be another one afterwards. Raises DataPlaneError."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRequest:
-    """Inner addresses that a TUN data plane must route into its device."""
-
-    remote_ts: tuple[TrafficSelector, ...]
-    source: IPAddress | None = field(default=None)
