@@ -70,6 +70,15 @@ def _folded(value: str | bytes) -> str | bytes:
     return value if isinstance(value, bytes) else " ".join(value.casefold().split())
 
 
+def exact_key(id_type: int, value: bytes) -> tuple[int, bytes] | None:
+    """A key under which an identity is found without comparing; None for one that may match others, or a DN."""
+    if id_type in (ID_ANY, ID_DN):
+        return None
+    if id_type in (ID_FQDN, ID_RFC822):
+        return None if value.startswith(b"*") else (id_type, value.lower())
+    return (id_type, value)
+
+
 @dataclass(frozen=True, slots=True)
 class PadEntry:
     """One entry: an identity, how it must authenticate, and what it may ask for.
@@ -99,6 +108,14 @@ class Pad:
     def __init__(self, entries: Sequence[PadEntry] = ()) -> None:
         self._entries = tuple(entries)
         self._by_name = {entry.name: entry for entry in self._entries}
+        self._exact: dict[tuple[int, bytes], list[tuple[int, PadEntry]]] = {}
+        self._others: list[tuple[int, PadEntry]] = []
+        for position, entry in enumerate(self._entries):
+            key = exact_key(entry.id_type, entry.id_data)
+            if key is None:
+                self._others.append((position, entry))
+            else:
+                self._exact.setdefault(key, []).append((position, entry))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,7 +131,9 @@ class Pad:
     def lookup(self, id_type: int, id_data: bytes, method: str | None = None) -> list[PadEntry]:
         """Entries for this identity and authentication method, best first; empty when the peer is not authorised."""
         found: list[tuple[int, int, PadEntry]] = []
-        for position, entry in enumerate(self._entries):
+        key = exact_key(id_type, id_data)
+        named = self._exact.get(key, []) if key is not None else []
+        for position, entry in (*named, *self._others):
             if method is not None and entry.method != method:
                 continue
             match = match_identity(entry.id_type, entry.id_data, id_type, id_data)

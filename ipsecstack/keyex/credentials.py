@@ -5,14 +5,14 @@ Nothing here shows a secret: reprs are redacted, lists give identifiers only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ipsecstack.crypto import x509
 from ipsecstack.crypto.auth import PrivateKey
 from ipsecstack.crypto.errors import CertificateError
-from ipsecstack.ipsec.pad import Match
+from ipsecstack.ipsec.pad import Match, exact_key
 from ipsecstack.keyex import identity
 from ipsecstack.keyex.base import Identity, SharedSecret
 
@@ -34,11 +34,43 @@ class LoadedCertificate:
         return x509.subject_text(self.certificate)
 
 
+class _Owners:
+    """Shared secrets by the exact identities of their owners; those with patterns or without owners apart."""
+
+    def __init__(self, secrets: Iterable[SharedSecret]) -> None:
+        self._exact: dict[tuple[int, bytes], list[tuple[int, SharedSecret]]] = {}
+        self._alone: dict[tuple[int, bytes], list[tuple[int, SharedSecret]]] = {}
+        self._others: list[tuple[int, SharedSecret]] = []
+        for position, secret in enumerate(secrets):
+            keys = {exact_key(owner.type, owner.data) for owner in secret.owners}
+            if not keys or None in keys:
+                self._others.append((position, secret))
+            for key in keys:
+                if key is not None:
+                    self._exact.setdefault(key, []).append((position, secret))
+                    if len(secret.owners) == 1:
+                        self._alone.setdefault(key, []).append((position, secret))
+
+    def candidates(self, local: Identity | None, remote: Identity | None) -> list[SharedSecret]:
+        """Secrets that may fit, each once, in the order of loading.
+
+        A secret that we own but not the peer fits only if it has no other owner: with a known peer, the many
+        secrets that a gateway shares with one peer each are not looked at.
+        """
+        found = dict(self._others)
+        if remote is not None and (key := exact_key(remote.type, remote.data)) is not None:
+            found.update(self._exact.get(key, []))
+        if local is not None and (key := exact_key(local.type, local.data)) is not None:
+            found.update((self._exact if remote is None else self._alone).get(key, []))
+        return [found[position] for position in sorted(found)]
+
+
 class CredentialStore:
     """The credentials in use. ``batch`` makes several changes all or nothing."""
 
     def __init__(self) -> None:
         self._shared: dict[str, SharedSecret] = {}
+        self._by_owner: _Owners | None = None
         self._certificates: dict[bytes, LoadedCertificate] = {}
         self._keys: dict[str, PrivateKey] = {}
         self._authorities: dict[str, LoadedCertificate] = {}
@@ -62,11 +94,13 @@ class CredentialStore:
             yield self
         except BaseException:
             self._shared, self._certificates, self._keys, self._authorities = before
+            self._by_owner = None
             raise
 
     def clear(self) -> None:
         """Forget everything (VICI clear-creds)."""
         self._shared.clear()
+        self._by_owner = None
         self._certificates.clear()
         self._keys.clear()
         self._authorities.clear()
@@ -78,10 +112,12 @@ class CredentialStore:
         if not secret.data:
             raise CredentialError(f"shared secret {secret.id!r} is empty")
         self._shared[secret.id] = secret
+        self._by_owner = None
 
     def unload_shared(self, id_: str) -> None:
         if self._shared.pop(id_, None) is None:
             raise CredentialError(f"no shared secret {id_!r}")
+        self._by_owner = None
 
     def shared_ids(self) -> list[str]:
         return list(self._shared)
@@ -93,7 +129,9 @@ class CredentialStore:
         """
         best: tuple[int, int] = (-1, -1)
         found: bytes | None = None
-        for secret in self._shared.values():
+        if self._by_owner is None:
+            self._by_owner = _Owners(self._shared.values())
+        for secret in self._by_owner.candidates(local, remote):
             peer = (
                 max((identity.matches(o, remote) for o in secret.owners), default=Match.ANY)
                 if remote

@@ -67,6 +67,7 @@ class Endpoint:
         self._outputs: list[Output] = []
         self._connections: dict[str, ConnectionConfig] = {}
         self._pad: Pad | None = None
+        self._by_address: lookup.ConnectionIndex | None = None
         self.registry = Registry(options.remember_changes)
         self._counters = Counters()
         self._reception = Reception(self, self.registry, now)
@@ -216,7 +217,9 @@ class Endpoint:
         return self._connections.get(name)
 
     def candidates(self, local: Address, remote: Address) -> list[ConnectionConfig]:
-        return lookup.candidates(self._connections.values(), local, remote, 2)
+        if self._by_address is None:
+            self._by_address = lookup.ConnectionIndex(self._connections.values())
+        return self._by_address.candidates(local, remote, 2)
 
     def acquire_policy(
         self,
@@ -248,7 +251,7 @@ class Endpoint:
         commands.check(config)
         old = self._connections.get(config.name)
         self._connections[config.name] = config
-        self._pad = None
+        self._pad = self._by_address = None
         if old != config:
             if old is not None:
                 commands.undo_actions(self, old)
@@ -259,7 +262,7 @@ class Endpoint:
         config = self._connections.pop(name, None)
         if config is None:
             raise CommandError(f"no connection named '{name}'")
-        self._pad = None
+        self._pad = self._by_address = None
         commands.undo_actions(self, config)
         self._settle()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from ipsecstack.ipsec.sa import Address
 from ipsecstack.ipsec.selectors import IPAddress
@@ -50,10 +50,31 @@ def match_address(configured: Iterable[str], address: IPAddress) -> int:
     return best
 
 
+class ConnectionIndex:
+    """Connections by the single remote addresses that they name; those with names of none, networks or any apart."""
+
+    def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
+        self._exact: dict[IPAddress, list[tuple[int, ConnectionConfig]]] = {}
+        self._others: list[tuple[int, ConnectionConfig]] = []
+        for position, config in enumerate(connections):
+            parsed = [None if text.strip() in _ANY else _parse(text.strip()) for text in config.remote_addrs]
+            single = [p for p in parsed if isinstance(p, IPv4Address | IPv6Address)]
+            for address in single:
+                self._exact.setdefault(address, []).append((position, config))
+            if len(single) < len(parsed):
+                self._others.append((position, config))
+
+    def candidates(self, local: Address, remote: Address, version: int) -> list[ConnectionConfig]:
+        """Connections that may be meant by a request between these addresses, best first."""
+        some = dict(self._others)
+        some.update(self._exact.get(remote.host, []))
+        return candidates([some[position] for position in sorted(some)], local, remote, version)
+
+
 def candidates(
     connections: Iterable[ConnectionConfig], local: Address, remote: Address, version: int
 ) -> list[ConnectionConfig]:
-    """Connections that may be meant by a request between these addresses, best first; version 0 takes both."""
+    """Of these connections those that fit the addresses, best first; a connection of version 0 takes both versions."""
     found: list[tuple[int, int, ConnectionConfig]] = []
     for position, config in enumerate(connections):
         if config.version not in (0, version):

@@ -63,7 +63,7 @@ def converge(pair: Pair) -> None:
     assert outcome.success, outcome.message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     schedule=SCHEDULES,
     seed=st.integers(0, 2**32),

@@ -445,3 +445,33 @@ def test_changes_forget_and_say_so() -> None:
         changes.gone_since(0)
     with pytest.raises(CommandError):
         changes.gone_since(99)
+
+
+def test_lookups_do_not_grow_with_what_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 peers with a secret, an identity and an address each: finding one compares a handful."""
+    from ipsecstack.ipsec import pad as pad_module
+
+    calls = 0
+    original = pad_module.match_identity
+
+    def counted(*arguments: object) -> Match:
+        nonlocal calls
+        calls += 1
+        return original(*arguments)  # type: ignore[arg-type]
+
+    store = CredentialStore()
+    gateway = fqdn("gateway")
+    peers = [fqdn(f"peer{i}") for i in range(2000)]
+    for peer in peers:
+        store.load_shared(SharedSecret(peer.text, peer.data + b" secret", (gateway, peer)))
+    pad = Pad([PadEntry(p.text, p.type, p.data, "psk") for p in peers])
+    index = lookup.ConnectionIndex(
+        [ConnectionConfig(p.text, remote_addrs=(f"10.0.{i // 256}.{i % 256}",)) for i, p in enumerate(peers)]
+    )
+    monkeypatch.setattr(pad_module, "match_identity", counted)
+    monkeypatch.setattr(identity, "match_identity", counted)
+    assert store.find_shared(gateway, peers[1234]) == b"peer1234 secret"
+    assert [e.name for e in pad.lookup(2, b"PEER1234", "psk")] == ["peer1234"]
+    here, there = Address(ip_address("10.9.9.9")), Address(ip_address("10.0.4.210"))
+    assert [c.name for c in index.candidates(here, there, 2)] == ["peer1234"]
+    assert calls < 10
