@@ -104,6 +104,7 @@ class Reception:
             sa.counters.drops_in += 1
             machine.hint(sa, now)
             return
+        sa.muted = self._host.quiet("initial")
         sa.log("NET", 1, f"received packet: from {remote} to {local} ({len(data)} bytes)")
         machine.receive(sa, header, data, local, remote, now)
 
@@ -163,8 +164,9 @@ class Reception:
         self._send(answer, notify, local, remote)
 
     def _send(self, header: Header, notify: Notify, local: Address, remote: Address) -> None:
-        text = describe(Message(header, (notify,)))
-        self._host.emit(LogRecorded("ENC", 1, None, None, f"generating {text}"))
+        if not self._host.quiet("answer"):
+            text = describe(Message(header, (notify,)))
+            self._host.emit(LogRecorded("ENC", 1, None, None, f"generating {text}"))
         data = build_message(header, [notify])
         self._host.emit(SendDatagram(data, local, remote, local.port != self._host.options.port))
 
@@ -225,6 +227,7 @@ class Reception:
             config=None,
             now=now,
         )
+        sa.muted = self._host.quiet("initial")
         sa.log("NET", 1, f"received packet: from {remote} to {local} ({len(data)} bytes)")
         if machine.receive_first(sa, data, message, now):
             self._host.adopt(sa)

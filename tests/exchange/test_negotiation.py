@@ -401,3 +401,32 @@ def test_responder_for_any_peer() -> None:
     pair.up()
     network = Network()
     assert network.next_wakeup() is None
+
+
+def test_strangers_cannot_fill_the_log() -> None:
+    """Thousands of datagrams from nobody: a handful of lines and events, and a sentence about the rest."""
+    pair = open_pair(cookie_threshold=0, cookie_threshold_ip=0, block_threshold_ip=0)
+    bad = first_request(1)[:-1]
+    for i in range(1, 2000):
+        pair.b.endpoint.receive_datagram(
+            first_request(i), host("10.0.0.2"), host(f"10.9.{i // 250}.{i % 250}"), pair.now
+        )
+        pair.b.endpoint.receive_datagram(bad, host("10.0.0.2"), host("10.9.0.1"), pair.now)
+        pair.b.endpoint.receive_datagram(
+            first_request(i)[:17] + b"\x30" + first_request(i)[18:],
+            host("10.0.0.2"),
+            host("10.9.0.1"),
+            pair.now,
+        )
+    pair.b.flush()
+    assert len(pair.b.heard(base.LogRecorded)) < 200
+    assert len(pair.b.ike()) == 1999
+    statistics = pair.b.endpoint.statistics()
+    assert statistics["invalid-messages"] >= 2 * 1999
+    pair.run(60)
+    assert len(pair.b.failures()) <= 10
+    pair.b.endpoint.receive_datagram(bad, host("10.0.0.2"), host("10.9.0.1"), pair.now)
+    pair.b.flush()
+    assert any("more lines like the next one were suppressed" in line for line in pair.b.log())
+    pair.up()
+    assert any("IKE_SA conn" in line and "established" in line for line in pair.b.log())

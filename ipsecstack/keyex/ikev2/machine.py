@@ -159,7 +159,10 @@ def _answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
         sa.log("IKE", 1, refusal.message)
         if kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD):
             sa.counters.child_rejects_out += 1
-        if refusal.notify not in (NotifyType.TEMPORARY_FAILURE, NotifyType.INVALID_KE_PAYLOAD):
+        if (
+            refusal.notify not in (NotifyType.TEMPORARY_FAILURE, NotifyType.INVALID_KE_PAYLOAD)
+            and not sa.muted
+        ):
             lifecycle.failed(sa, None, refusal.notify.name, refusal.message)
         payloads = [Notify(refusal.notify, refusal.data, refusal.protocol, refusal.spi)]
     _observe(sa, row, before)
@@ -303,6 +306,7 @@ def _authenticated(sa: IkeSa, data: bytes, local: Address, remote: Address, now:
     sa.counters.packets_in += 1
     sa.counters.octets_in += len(data)
     sa.last_inbound = now
+    sa.muted = False
     if (local, remote) == (sa.local, sa.remote):
         return
     if sa.state in (State.HALF_OPEN, State.AUTH_SENT):

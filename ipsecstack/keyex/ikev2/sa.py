@@ -205,6 +205,8 @@ class IkeSa:
         self.nonces: tuple[bytes, bytes] = (b"", b"")
         self.first_request: tuple[bytes, IPAddress, bytes] | None = None
         """Initiator SPI, address and digest of the IKE_SA_INIT request that this responder answered."""
+        self.muted = False
+        """A stranger's attempt in a flood of them: no log lines until it proves that it holds keys."""
         self.silent = False
         """Redundant after a collision: it comes and goes without events."""
 
@@ -234,7 +236,8 @@ class IkeSa:
         return self.local.port != self.host.options.port
 
     def log(self, group: str, level: int, message: str) -> None:
-        self.host.emit(LogRecorded(group, level, self.name, self.uniqueid, message))
+        if not self.muted:
+            self.host.emit(LogRecorded(group, level, self.name, self.uniqueid, message))
 
     def enter(self, state: State) -> None:
         self.state = state

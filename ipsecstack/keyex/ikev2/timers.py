@@ -139,7 +139,8 @@ def _end_waiting(sa: IkeSa, now: float) -> None:
     sa.give_up_at = None
     if sa.state is State.HALF_OPEN:
         sa.log("IKE", 1, "deleting half open IKE_SA after timeout")
-        lifecycle.failed(sa, None, "TIMEOUT", "half open IKE_SA timed out")
+        if not sa.muted:
+            lifecycle.failed(sa, None, "TIMEOUT", "half open IKE_SA timed out")
         lifecycle.destroy(sa, "timeout", now)
     elif sa.state in (State.REKEYED, State.ESTABLISHED):
         sa.enqueue(DeleteIke("rekeyed"))
