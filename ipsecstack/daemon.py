@@ -200,7 +200,7 @@ class Daemon:
         """One daemon for each socket: a lock that the kernel lets go of however the daemon ends."""
         lock = path.with_name(path.name + ".lock")
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise StartupError(

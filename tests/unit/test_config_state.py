@@ -260,6 +260,11 @@ def test_the_commented_example_is_right(repository: Path, tmp_path: Path) -> Non
     (tmp_path / "x509" / "hq.pem").write_bytes(certificate("hq.example.org", ca=False)[0])
     (tmp_path / "x509ca" / "partners-ca.pem").write_bytes(certificate("CA", ca=True)[0])
     (tmp_path / "swanctl.conf").write_text(text)
+    with pytest.raises(ConfigError, match=r"ike-branch\.secret"):  # the placeholder is not a secret
+        load_file(tmp_path / "swanctl.conf")
+    (tmp_path / "swanctl.conf").write_text(
+        text.replace("0s-put-yours-here-", "0sc2VjcmV0IG9mIHRoaXMgdGVzdA==")
+    )
     state = load_file(tmp_path / "swanctl.conf")
     assert [c.name for c in state.connections] == ["branch", "partners"]
     assert {"group", "pid_file", "cookie_threshold"} <= set(state.options)

@@ -47,7 +47,7 @@ def test_its_commented_parts_are_valid(example: str, tmp_path: Path, capsys) -> 
     (tmp_path / "private" / "hq.example.org.pem").rename(tmp_path / "private" / "hq.pem")
     (tmp_path / "x509ca" / "ca.pem").rename(tmp_path / "x509ca" / "partners-ca.pem")
     conf = tmp_path / "swanctl.conf"
-    conf.write_text(uncommented(example))
+    conf.write_text(uncommented(example).replace("0s-put-yours-here-", "0sc2VjcmV0IG9mIHRoaXMgdGVzdA=="))
     conf.chmod(0o600)
     assert cli.ipsecstackd(["--check", "--config", str(conf)]) == 0
     printed = capsys.readouterr()
