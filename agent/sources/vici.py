@@ -26,7 +26,7 @@ EVENTS = ("ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update"
 FIRST_PAUSE = 0.25
 CONNECTIONS_INTERVAL = 30.0  # configuration changes come without an event
 SINCE = "%b %d %H:%M:%S %Y"
-RESTART_TOLERANCE = 5  # seconds that strongSwan's 'since' may wander by rounding
+RESTART_TOLERANCE = 1  # seconds that strongSwan's 'since' may wander by rounding
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ class ViciSource:
         self._failure: ViciError | None = None
         self._generation: str | None = None
         self._since: datetime | None = None
+        self._pid = 0
+        self._again = False  # connected anew: only then can the daemon be another one
         self._full_at = 0.0
         self._connections_at = 0.0
         self._has_counters = True
@@ -84,6 +86,7 @@ class ViciSource:
         self._failure = None
         self._changed.clear()
         self._generation = None
+        self._again = True
         sessions: list[ViciSession] = []
         try:
             for handler in (self._event, None):
@@ -92,9 +95,9 @@ class ViciSource:
             for event in EVENTS:
                 await events.register(event)
             await self._identify(polls)
+            self.source.commander = self
             await self._poll(polls)
             await self._connections(polls)
-            self.source.commander = self
             log.info(
                 "source %s: %s %s at %s", self.source.name, self.source.daemon, self.source.version, path
             )
@@ -157,7 +160,7 @@ class ViciSource:
         full = not question or answer.get("full") == "yes"
         if full:
             self._full_at = now + self.settings.full_interval
-        self._restarts(answer, stats, records, full)
+        self._restarts(session.peer_pid, answer, stats, records)
         self._generation = read.text(answer, "generation")
         self.feed.apply_listing(
             token,
@@ -168,26 +171,30 @@ class ViciSource:
             gone_children=read.uniqueids(answer.get("gone-child")),
         )
 
-    def _restarts(self, answer: Section, stats: Section, records: list[IkeRecord], full: bool) -> None:
-        """Notice that the daemon is another one than before, by its epoch or else by its start time.
+    def _restarts(self, pid: int, answer: Section, stats: Section, records: list[IkeRecord]) -> None:
+        """Notice that the daemon is another one than before.
 
-        strongSwan has no epoch, and its start time also moves when the clock is set: an SA that is still there
-        proves that the daemon is the same.
+        It is by its epoch; strongSwan has none: after a lost connection, by the process that listens on the socket,
+        or by its start time. That one also moves when the clock is set: an SA that is still there proves that the
+        daemon is the same.
         """
         epoch = read.text(answer, "epoch")
         since = started_at(stats)
         if epoch is not None:
             again = self.source.epoch is not None and epoch != self.source.epoch
             self.feed.source.provides(frozenset(CHILD_COUNTS), frozenset(IKE_COUNTS))
+        elif not self._again:
+            return
         else:
             moved = (
                 since is not None
                 and self._since is not None
                 and abs((since - self._since).total_seconds()) > RESTART_TOLERANCE
             )
-            again = moved and full and not any(record.key in self.feed.ike for record in records)
+            survivors = any(record.key in self.feed.ike for record in records)
+            again = (bool(pid and self._pid) and pid != self._pid) or (moved and not survivors)
         self.source.epoch = epoch
-        self._since = since
+        self._since, self._pid, self._again = since, pid, False
         if again:
             log.warning("source %s: the daemon was restarted", self.source.name)
             self.feed.restarted()

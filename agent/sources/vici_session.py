@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -126,6 +127,18 @@ class ViciSession:
         except OSError as error:
             raise ViciError(f"{path}: {error.strerror or error}") from None
         return cls(reader, writer, timeout, on_event, on_close)
+
+    @property
+    def peer_pid(self) -> int:
+        """Process that listens on the socket (SO_PEERCRED); 0 when it cannot be seen from here."""
+        connection = self._writer.get_extra_info("socket")
+        if connection is None:
+            return 0
+        try:
+            octets = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        except OSError:
+            return 0
+        return int(struct.unpack("iII", octets)[0])
 
     @property
     def closed(self) -> ViciError | None:
