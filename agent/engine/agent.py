@@ -72,12 +72,21 @@ class SnmpAgent:
         self._transport: EngineTransport | None = None
         self._responder = CommandResponder(self.controller, _access(config), self.counters)
         self._values: state.SystemValues | None = None
+        self._lock: state.StateLock | None = None
 
     # -- life -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Count the start on disk, set up users, then listen. Raises EngineStateError, UsmError, TransportError."""
         config = self.config
+        self._lock = state.StateLock(config.state_dir)
+        try:
+            self._start(config)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _start(self, config: Config) -> None:
         kept = state.start(config.state_dir, config.engine_id)
         self._values = state.SystemValues(config.state_dir)
         self.engine_id, self.engine_boots = kept.engine_id, kept.boots
@@ -104,12 +113,15 @@ class SnmpAgent:
         """Stop to listen, end SETs that still run, close. May be called more than once."""
         transport, dispatcher, engine = self._transport, self._dispatcher, self.engine
         self._transport = self._dispatcher = self.engine = None
+        if transport is not None:
+            # first, so that nothing new begins
+            transport.close()
         if dispatcher is not None:
             await dispatcher.drain()
-        if transport is not None:
-            transport.close()
         if engine is not None:
             engine.unregister_transport_dispatcher()
+        if self._lock is not None:
+            self._lock.release()
 
     async def reload(self, config: Config) -> None:
         """Take over users, communities, access, system values and listen addresses without losing a request.

@@ -31,5 +31,6 @@ class EngineCounters:
     send_errors: int = 0
     set_retransmissions: int = 0
     sets_refused_busy: int = 0
+    sets_replayed: int = 0
     unexpected_answers: int = 0
     """Responses, Reports and notifications from where nothing was asked."""

@@ -25,9 +25,9 @@ from agent.engine import pdu as pdus
 from agent.engine.counters import EngineCounters
 from agent.engine.messages import V1, V2C, V3, V3Frame
 from agent.engine.pdu import RequestPdu
-from agent.engine.responder import CommandResponder, Requester, Retransmissions, UnknownContext
+from agent.engine.responder import CommandResponder, Requester, Retransmissions, SeenSets, UnknownContext
 from agent.engine.transport import DOMAIN_V4, DOMAIN_V6, Peer, UdpTransport
-from agent.engine.usm import USM, Rejected, Secured, Usm
+from agent.engine.usm import TIME_WINDOW, USM, Rejected, Secured, Usm
 from agent.smi import ber
 from agent.smi.counters import LimitedLog
 
@@ -63,6 +63,7 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         self.communities: tuple[Community, ...] = ()
         self._pending: dict[tuple[object, ...], list[Callable[[bytes | None], None]]] = {}
         self._retransmissions = Retransmissions()
+        self._seen_sets = SeenSets(2 * TIME_WINDOW + 1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
 
@@ -200,8 +201,13 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
                 )
                 self._transport.send(message, peer)
 
+        replayed = (
+            request.type == pdus.SET
+            and secured.level > 1
+            and self._seen_sets.seen(frame.user, frame.auth, time.monotonic())
+        )
         try:
-            self._respond(request, who, usm.budget(frame, secured), answer)
+            self._respond(request, who, usm.budget(frame, secured), answer, replayed)
         except UnknownContext:
             number = self.counters.unknown_contexts
             report = usm.report(frame, secured, request.request_id, UNKNOWN_CONTEXTS, number)
@@ -234,7 +240,12 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
     # -- respond --------------------------------------------------------------------------------------------
 
     def _respond(
-        self, request: RequestPdu, who: Requester, budget: int, answer: Callable[[bytes | None], None]
+        self,
+        request: RequestPdu,
+        who: Requester,
+        budget: int,
+        answer: Callable[[bytes | None], None],
+        replayed: bool = False,
     ) -> None:
         if request.type != pdus.SET:
             answer(self._responder.read(request, who, budget))
@@ -250,6 +261,10 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             self.counters.set_retransmissions += 1
             if len(waiting) < 16:
                 waiting.append(answer)
+            return
+        if replayed:
+            self.counters.sets_replayed += 1
+            limited.warning("replay", "a recorded SET of %s came again from %s", who.name, who.peer)
             return
         self._responder.check_context(who)
         if len(self._pending) >= MAX_PENDING_SETS:

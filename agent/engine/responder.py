@@ -222,4 +222,29 @@ class Retransmissions:
         self._answers[key] = (now, answer)
 
 
-__all__ = ["CommandResponder", "Requester", "Retransmissions", "UnknownContext"]
+class SeenSets:
+    """Recognises a recorded SET that is sent again.
+
+    USM's time window lets the same octets in for as long as five minutes (RFC 3414 section 2.2.3); for a SET
+    that is long enough to do harm twice. A manager that retransmits signs anew, with a time of its own.
+    """
+
+    def __init__(self, lifetime: float, limit: int = 4096) -> None:
+        self._lifetime = lifetime
+        self._limit = limit
+        self._seen: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
+
+    def seen(self, user: bytes, digest: bytes, now: float) -> bool:
+        """Whether this user's message with this digest was there before; it is from now on."""
+        while self._seen and (
+            len(self._seen) >= self._limit or now - next(iter(self._seen.values())) > self._lifetime
+        ):
+            self._seen.popitem(last=False)
+        key = (user, digest)
+        if key in self._seen:
+            return True
+        self._seen[key] = now
+        return False
+
+
+__all__ = ["CommandResponder", "Requester", "Retransmissions", "SeenSets", "UnknownContext"]

@@ -6,13 +6,19 @@ message recorded earlier could be replayed.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
 import os
 import secrets
 import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 ENTERPRISE = 32473
 """Enterprise number in an engine ID made here (RFC 5612; see mibs/OIDS.md)."""
@@ -36,6 +42,37 @@ def new_engine_id() -> bytes:
     return (0x80000000 | ENTERPRISE).to_bytes(4, "big") + b"\x05" + secrets.token_bytes(12)
 
 
+class StateLock:
+    """Holds the state folder against a second agent: two with one engine ID and boots break SNMPv3 for both."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder (mode 0700) and lock it, until `release` or the end. Raises EngineStateError."""
+        handle = -1
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if handle >= 0:
+                os.close(handle)
+            if isinstance(error, BlockingIOError):
+                raise EngineStateError(
+                    f"{folder}: another agent runs with this state; stop it, or set agent.state_dir to a "
+                    "folder of this agent's own"
+                ) from None
+            raise EngineStateError(_trouble(error, folder)) from None
+        self.release = weakref.finalize(self, os.close, handle)
+
+
+def _trouble(error: OSError, path: Path) -> str:
+    cure = (
+        "free some space there"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "make agent.state_dir a folder that the agent may write"
+    )
+    return f"{error.filename or path}: {error.strerror}; {cure}"
+
+
 def start(folder: Path, configured_id: bytes | None) -> EngineState:
     """Count this start and return the state to run with. Raises EngineStateError.
 
@@ -50,9 +87,13 @@ def start(folder: Path, configured_id: bytes | None) -> EngineState:
         boots = min((kept.boots if kept else 0) + 1, MAX_BOOTS)
         _write(path, EngineState(engine_id, boots))
     except OSError as error:
-        raise EngineStateError(
-            f"{error.filename or path}: {error.strerror}; make agent.state_dir a folder that the agent may write"
-        ) from None
+        raise EngineStateError(_trouble(error, path)) from None
+    if boots == MAX_BOOTS:
+        log.error(
+            "snmpEngineBoots has reached its maximum, so no authenticated request is accepted (RFC 3414 section "
+            "2.2.3); give agent.engine_id a value never used before and delete %s",
+            path,
+        )
     return EngineState(engine_id, boots)
 
 

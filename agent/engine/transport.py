@@ -7,6 +7,7 @@ which is where a faster path can stand before pysnmp.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import struct
@@ -73,14 +74,17 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         bound = {address for address, _ in self._sockets.values()}
         opened: list[tuple[Listen, socket.socket]] = []
+        freed: list[tuple[Listen, int]] = []
         for address in dict.fromkeys(addresses):
             if address in bound:
                 continue
             try:
-                opened.append((address, _bind(address)))
+                opened.append((address, self._bind_instead(address, addresses, freed)))
             except OSError as error:
                 for _, sock in opened:
                     sock.close()
+                for before, port in freed:
+                    self._add(before, _bind(Listen(before.host, port)))
                 where = f"[{address.host}]" if address.is_ipv6 else address.host
                 raise TransportError(
                     f"cannot listen on {where}:{address.port}: {error.strerror}; "
@@ -89,11 +93,36 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         for number in [n for n, (address, _) in self._sockets.items() if address not in addresses]:
             self._close(number)
         for address, sock in opened:
-            self._sockets[self._next] = (address, sock)
-            self._loop.add_reader(sock.fileno(), self._readable, sock, self._next)
-            self._next += 1
+            self._add(address, sock)
         if self._tick is None:
             self._tick = self._loop.call_later(1.0, self._on_tick)
+
+    def _bind_instead(
+        self, address: Listen, wanted: Sequence[Listen], freed: list[tuple[Listen, int]]
+    ) -> socket.socket:
+        """Bind; where an address that is given up anyway is in the way (0.0.0.0 for 127.0.0.1), close that first."""
+        try:
+            return _bind(address)
+        except OSError as error:
+            in_the_way = {
+                number: (held, address.port)
+                for number, (held, sock) in self._sockets.items()
+                if held not in wanted
+                and held.is_ipv6 == address.is_ipv6
+                and sock.getsockname()[1] == address.port
+            }
+            if error.errno != errno.EADDRINUSE or not in_the_way:
+                raise
+            for number, held_at in in_the_way.items():
+                freed.append(held_at)
+                self._close(number)
+            return _bind(address)
+
+    def _add(self, address: Listen, sock: socket.socket) -> None:
+        assert self._loop is not None
+        self._sockets[self._next] = (address, sock)
+        self._loop.add_reader(sock.fileno(), self._readable, sock, self._next)
+        self._next += 1
 
     def addresses(self) -> list[tuple[str, int]]:
         """What is bound, as (host, port): the real port where 0 was asked for."""

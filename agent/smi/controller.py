@@ -110,10 +110,20 @@ class Controller:
     ) -> SetOutcome:
         """One SET PDU: all or nothing (RFC 3416 section 4.2.5). Never raises but when cancelled.
 
-        SETs run one after the other, so that what one has tested still holds when it commits.
+        SETs run one after the other, so that what one has tested still holds when it commits. One whose turn
+        does not come within `timeout` seconds is resourceUnavailable.
         """
-        async with self._writing:
+        try:
+            # waiting counts too: a SET made after its manager has given up would surprise everybody
+            async with asyncio.timeout(timeout):
+                await self._writing.acquire()
+        except TimeoutError:
+            limited.warning("busy", "SET refused: those before it took more than %g s", timeout)
+            return SetOutcome(ErrorStatus.resourceUnavailable, 0)
+        try:
             return await Transaction(self, access or Everything()).run(varbinds, timeout)
+        finally:
+            self._writing.release()
 
 
 class View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import time
@@ -10,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from smi_support import Manager, Offline, TestModel, request, rows, v2c
+from smi_support import CONFIG, Manager, Offline, TestModel, request, rows, unwrap, v2c
 from test_smi_controller import scalar
 
 from agent.engine import messages
-from agent.engine.pdu import GET, REPORT
+from agent.engine.pdu import GET, REPORT, SET
+from agent.engine.responder import SeenSets
+from agent.engine.transport import Peer
 from agent.smi import ber
+from agent.smi.errors import ErrorStatus
 
 NAME = scalar("sReadOnly")
 ASK = request(GET, [NAME])
@@ -143,3 +147,69 @@ def test_discovery_does_not_amplify(tmp_path: Path) -> None:
     community = agent.ask(v2c(ASK))
     assert community is not None
     assert agent.ask(community) is None
+
+
+@pytest.mark.parametrize(("user", "level"), [("operator", 3), ("signing writer", 2)])
+def test_a_recorded_set_is_not_made_again(
+    tmp_path: Path, user: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = CONFIG.replace('"signer"', '"signing writer"').replace(
+        'level = "authNoPriv"', 'level = "authNoPriv"\nwrite = "all"\ninsecure_write = true'
+    )
+    agent = Offline(tmp_path, TestModel(rows=rows(3)), text)
+    manager = Manager(agent, user, level)
+    message = manager.message(request(SET, [scalar("sLimited")], values=[ber.integer(4)]))
+    now = time.monotonic()
+
+    async def scenario() -> None:
+        assert manager.read(await agent.ask_set(message))[1].status == 0
+        # the network doubles datagrams: the same answer, to whom it was given
+        assert manager.read(await agent.ask_set(message))[1].status == 0
+        assert await agent.ask_set(message, Peer(("127.0.0.1", 666), 0)) is None
+        monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+        assert await agent.ask_set(message) is None
+        again = manager.message(request(SET, [scalar("sLimited")], values=[ber.integer(5)]))
+        assert manager.read(await agent.ask_set(again))[1].status == 0
+
+    asyncio.run(scenario())
+    assert agent.agent.model.commits == ["sLimited", "sLimited"]
+    assert agent.agent.counters.sets_replayed == 2
+
+
+def test_what_was_seen_is_forgotten_when_the_window_has_closed() -> None:
+    seen = SeenSets(301, 4)
+    assert not seen.seen(b"u", b"1", 0)
+    assert seen.seen(b"u", b"1", 301)
+    assert not seen.seen(b"v", b"1", 301)
+    assert not seen.seen(b"u", b"1", 302)
+    for number in range(10):
+        assert not seen.seen(b"u", b"x%d" % number, 303)
+    assert len(seen._seen) <= 4
+
+
+def test_a_set_does_not_wait_longer_than_its_manager(tmp_path: Path) -> None:
+    agent = offline(tmp_path)
+    model = agent.agent.model
+    agent.agent._responder.set_timeout = 0.2
+
+    async def scenario() -> list[int]:
+        for number in range(60):
+            pdu = request(
+                SET,
+                [scalar("sStuck" if number == 0 else "sSlow")],
+                values=[ber.integer(1)],
+                request_id=number,
+            )
+            agent.dispatcher.receive(v2c(pdu, b"writer"), Peer(("127.0.0.1", 1), 0))
+            await asyncio.sleep(0)
+        begun = time.monotonic()
+        while agent.dispatcher._tasks:
+            await asyncio.gather(*agent.dispatcher._tasks)
+        assert time.monotonic() - begun < 2
+        return [unwrap(sent).status for sent in agent.transport.sent]
+
+    statuses = asyncio.run(scenario())
+    # the first took all the time there was; nothing of the others is done behind their managers' backs
+    assert statuses.count(ErrorStatus.commitFailed) == 1
+    assert statuses.count(ErrorStatus.resourceUnavailable) >= 55
+    assert model.commits.count("sSlow") <= 4

@@ -308,6 +308,20 @@ def test_reload(agent: Running, tmp_path: Path) -> None:
     assert "gateway" in snmp("snmpget", (*OPERATOR[:-1], "newpassword"), endpoint, NAME)
 
 
+def test_all_addresses_instead_of_one_and_back(agent: Running) -> None:
+    settings, port = agent.agent.config, agent.agent.addresses[0][1]
+    one, every, none = (Listen(host, port) for host in ("127.0.0.1", "0.0.0.0", "192.0.2.1"))
+    agent.call(agent.agent.reload(replace(settings, listen=(one,))))
+    for listen in (every, one):
+        agent.call(agent.agent.reload(replace(settings, listen=(listen,))))
+        assert agent.agent.addresses == [(listen.host, port)]
+        assert "gateway" in snmp("snmpget", COMMUNITY, f"127.0.0.1:{port}", NAME)
+    with pytest.raises(TransportError, match="cannot listen on 192"):
+        agent.call(agent.agent.reload(replace(settings, listen=(every, none))))
+    assert agent.agent.addresses == [("127.0.0.1", port)]
+    assert "gateway" in snmp("snmpget", COMMUNITY, f"127.0.0.1:{port}", NAME)
+
+
 def test_an_address_in_use_is_told(tmp_path: Path, agent: Running, model: TestModel) -> None:
     port = agent.agent.addresses[0][1]
     text = CONFIG.replace('"127.0.0.1:0", "[::1]:0"', f'"127.0.0.1:{port}"')

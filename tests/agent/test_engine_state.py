@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
 import pytest
-from smi_support import TestModel, running
+from smi_support import CONFIG, Running, TestModel, config, running
 
 from agent.engine import state
+from agent.engine.transport import TransportError
 
 
 def test_boots_count_and_the_engine_id_stays(tmp_path: Path) -> None:
@@ -42,11 +45,12 @@ def test_a_new_engine_id_does_not_take_boots_back(tmp_path: Path) -> None:
     assert (second.engine_id, second.boots, third.boots) == (b"\x80\x00\x00\x01\x05abc", 2, 3)
 
 
-def test_boots_latch_at_the_maximum(tmp_path: Path) -> None:
+def test_boots_latch_at_the_maximum(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     kept = state.start(tmp_path, None)
     data = {"engine_id": kept.engine_id.hex(), "boots": state.MAX_BOOTS}
     (tmp_path / "engine.json").write_text(json.dumps(data))
     assert state.start(tmp_path, None).boots == state.MAX_BOOTS
+    assert "agent.engine_id" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,38 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(state.EngineStateError, match="state_dir"):
         state.start(tmp_path / "file" / "state", None)
+
+
+def test_one_agent_at_a_time(tmp_path: Path) -> None:
+    with running(tmp_path, TestModel()) as agent:
+        boots = agent.agent.engine_boots
+        with pytest.raises(state.EngineStateError, match=r"another agent .* agent\.state_dir"):
+            Running(config(tmp_path), [], TestModel())
+        assert json.loads((tmp_path / "engine.json").read_text())["boots"] == boots
+    with running(tmp_path, TestModel()) as agent:
+        assert agent.agent.engine_boots == boots + 1
+
+
+def test_a_start_that_fails_frees_the_state(tmp_path: Path) -> None:
+    settings = config(tmp_path, CONFIG.replace("127.0.0.1:0", "192.0.2.1:1"))
+    with pytest.raises(TransportError):
+        Running(settings, [], TestModel())
+    with running(tmp_path, TestModel()):
+        pass
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = state.start(tmp_path, None)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(state.EngineStateError, match="No space left on device; free some space"):
+        state.start(tmp_path, None)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.json"]
+    assert state.start(tmp_path, None).boots == kept.boots + 1
 
 
 def test_a_running_agent_counts_its_start(tmp_path: Path) -> None:
