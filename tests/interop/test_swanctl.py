@@ -148,7 +148,7 @@ def counters(gateway: Gateway, *arguments: str) -> dict[str, int]:
 
 def test_counters(lab: Pair) -> None:
     before, before_b = counters(lab.a), counters(lab.b)
-    assert set(before) == set(before_b)
+    assert set(before) >= set(before_b), "ours has some of its own beside strongSwan's"
     lab.a.initiate("net")
     lab.a.swanctl("--rekey", "--child", "net")
     old = lab.a.ike_sa().spis
@@ -168,7 +168,7 @@ def test_counters(lab: Pair) -> None:
         assert ours[f"{kind}-in-resp"] == theirs[f"{kind}-out-resp"], kind
     named = counters(lab.a, "--name", "gw")
     assert named["ike-rekey-init"] >= 1
-    assert counters(lab.a, "--all").keys() == named.keys()
+    assert counters(lab.a, "--all").keys() >= named.keys()
 
 
 def test_list_pols_shows_traps(lab: Pair) -> None:
