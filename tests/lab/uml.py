@@ -1,0 +1,163 @@
+"""A guest with the kernel's own ESP: user-mode-linux on this machine's files, one command, its output.
+
+Debian's `user-mode-linux` is a 6.1 kernel that runs as an ordinary process: no KVM, no root, no image. The guest's root
+is this machine's root file system, read and write, at the same paths; its /run, /var/tmp and /dev/shm are its own and
+vanish with it, which is where sockets and scratch of a guest belong. Computing runs there at full speed, a system call
+costs some fifty times more than here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.netns import folder
+from lab.tools import find_tool
+
+KERNEL = "linux.uml"
+MODULES = Path("/usr/lib/uml/modules")
+"""Where the guest's kernel has its modules: not where modprobe looks, hence `modprobe -d`."""
+
+ESP_MODULES = (
+    "ipv6 veth tun xfrm_user esp4 esp6 authenc authencesn seqiv echainiv cbc ctr gcm ghash-generic hmac "
+    "sha512_generic aes_ti chacha20poly1305 chacha_generic poly1305_generic"
+).split()
+"""IPv6, devices, and ESP with what the tests negotiate."""
+
+INIT = """\
+#!/bin/sh
+export PATH={path} HOME=/root TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /var/tmp
+mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /dev/pts /dev/shm /dev/net
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mkdir -p /run/netns /run/kernel/lib
+ln -s {modules} /run/kernel/lib/modules
+for module in {wanted}; do
+  modprobe -q -d /run/kernel "$module" || echo "no module $module" >&2
+done 2>{place}/modules
+[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
+hostname guest
+ip link set lo up
+cd {cwd}
+{environment}
+{command} >{place}/stdout 2>{place}/stderr </dev/null
+echo $? >{place}/status.new
+mv {place}/status.new {place}/status
+sync
+echo o >/proc/sysrq-trigger
+sleep 5
+"""
+
+
+class GuestError(AssertionError):
+    """The guest did not come up, or ended without an exit status; the message ends with its console."""
+
+
+@dataclass(frozen=True)
+class GuestRun:
+    """What a command in a guest left: exit status, outputs, and names of kernel modules that could not be loaded."""
+
+    status: int
+    stdout: str
+    stderr: str
+    missing_modules: tuple[str, ...]
+
+
+def why_no_guest() -> str | None:
+    """None when a guest can be run here, else the reason why not."""
+    if find_tool(KERNEL) is None or not MODULES.is_dir():
+        return "linux.uml is not installed (apt-get install user-mode-linux)"
+    if find_tool("modprobe") is None:
+        return "modprobe is not installed (apt-get install kmod)"
+    return None
+
+
+@contextlib.contextmanager
+def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """No process of the guest is left afterwards: each process in it is one of the host's, in the kernel's group."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_guest(
+    command: Sequence[str],
+    timeout: float = 120.0,
+    memory: str = "512M",
+    modules: Sequence[str] = tuple(ESP_MODULES),
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> GuestRun:
+    """Boot a guest, run `command` in it as root, shut down. GuestError when it never ended within `timeout` seconds.
+
+    `environment` adds to a bare one (PATH, HOME, TMPDIR=/var/tmp); `cwd`: here unless given. The exit status is the
+    caller's to judge.
+    """
+    with folder() as place:
+        init = place / "init"
+        init.write_text(
+            INIT.format(
+                path=shlex.quote(os.environ["PATH"]),
+                modules=MODULES,
+                wanted=" ".join(modules),
+                cwd=shlex.quote(str(cwd or Path.cwd())),
+                environment="\n".join(
+                    f"export {key}={shlex.quote(value)}" for key, value in (environment or {}).items()
+                ),
+                command=shlex.join(command),
+                place=place,
+            )
+        )
+        init.chmod(0o700)
+        # setpriv: the guest dies with this process, however that ends. TMPDIR: where the kernel keeps its memory.
+        boot = [
+            *("setpriv", "--pdeathsig", "KILL", find_tool(KERNEL) or KERNEL),
+            *(f"umid=guest{os.getpid()}", f"uml_dir={place}/", f"mem={memory}"),
+            *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}"),
+            *("con=null", "ssl=null", "con0=null,fd:1", "quiet", "loglevel=4", "panic=-1"),
+            "random.trust_bootloader=1",
+        ]
+        console = place / "console"
+        with open(console, "wb") as output:
+            process = subprocess.Popen(
+                boot,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": "/dev/shm"},
+                start_new_session=True,
+            )
+        with _killed(process):
+            try:
+                process.wait(timeout)
+                ended = "ended without an exit status"
+            except subprocess.TimeoutExpired:
+                ended = f"still ran after {timeout:g} s"
+
+        def text(name: str) -> str:
+            path = place / name
+            return path.read_text("utf-8", "replace") if path.exists() else ""
+
+        if not text("status"):
+            raise GuestError(
+                f"the guest {ended}\n--- stderr\n{text('stderr')[-3000:]}\n--- stdout\n{text('stdout')[-1000:]}"
+                f"\n--- console\n{text('console')[-3000:]}"
+            )
+        missing = tuple(
+            line.split()[-1] for line in text("modules").splitlines() if line.startswith("no module")
+        )
+        return GuestRun(int(text("status")), text("stdout"), text("stderr"), missing)
