@@ -292,6 +292,19 @@ def test_peer_restart_with_initial_contact() -> None:
     pair.check_no_leaks()
 
 
+def test_both_ends_initiate_at_once() -> None:
+    """Each says INITIAL_CONTACT before it has the other's IKE SA: neither may drop that for it."""
+    for seed in range(10):
+        pair = Pair(seed=seed, reorder=0.5)
+        for end in pair.ends:
+            end.do(end.endpoint.initiate, ike=None, child="net")
+            pair.run(0.005 * seed)
+        pair.run(60)
+        pair.check_agreement()
+        pair.check_no_leaks()
+        assert pair.a.children("INSTALLED")
+
+
 def test_restarted_peer_answers_invalid_ike_spi_which_is_only_a_hint() -> None:
     a, b = mirrored(dpd_delay=30, keyingtries=0, child_options={"dpd_action": ChildAction.RESTART})
     pair = Pair(a=a, b=b, options=FAST)

@@ -290,6 +290,9 @@ def enforce_unique(sa: IkeSa, now: float, *, initial_contact: bool) -> None:
     for other in list(sa.host.ike_sas_with(sa.remote_id)):
         if not _same_peer(sa, other) or other.successor is not None or sa.parent is other:
             continue
+        if initial_contact and (other.established or 0) >= sa.created:
+            # Both ends initiated at once: the peer said it before it had the other IKE SA, so it tells nothing of it.
+            continue
         if initial_contact:
             sa.log("IKE", 1, f"destroying duplicate IKE_SA {other.tag} for peer, received INITIAL_CONTACT")
             lifecycle.destroy(other, "replaced", now)
