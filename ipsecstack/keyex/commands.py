@@ -383,7 +383,8 @@ def rekey(
 ) -> int:
     """Rekey what matches; what is being rekeyed already counts as matched."""
     sas, pairs = _match(endpoint, ike, child, ike_id, child_id)
-    sas = [sa for sa in sas if sa.state is State.ESTABLISHED and not sa.silent]
+    # One that a rekey collision may yet undo (it has a parent) is not the IKE SA in use.
+    sas = [sa for sa in sas if sa.state is State.ESTABLISHED and not sa.silent and sa.parent is None]
     for sa in sas:
         timers.rekey_ike(sa)
         machine.pump(sa, now)

@@ -251,3 +251,17 @@ def test_collision_whose_loser_learns_of_it_late() -> None:
             pair.run(60)
             assert dropped
             settled(pair)
+
+
+def test_rekey_command_while_an_ike_collision_is_open() -> None:
+    """The IKE SA that the collision may yet undo is not rekeyed itself."""
+    for seed in range(6):
+        pair = Pair(seed=seed)
+        pair.up()
+        for end in pair.ends:
+            end.do(end.endpoint.rekey, ike="conn")
+        pair.run(0.012)
+        for end in pair.ends:
+            end.do(end.endpoint.rekey, ike="conn")
+        pair.run(400)
+        settled(pair)

@@ -134,6 +134,8 @@ def conclude(old: IkeSa, new: IkeSa, now: float) -> None:
 
 
 def handle_response(sa: IkeSa, task: RekeyIke, message: Message, now: float) -> None:
+    if task.rival is not None and task.rival.state is not State.ESTABLISHED:
+        task.rival = None  # the peer has deleted it in the meantime
     made, rival = task.offer, task.rival
     assert made is not None
     error = message.error()
