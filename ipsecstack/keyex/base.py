@@ -324,7 +324,7 @@ class IkeSaUpdated:
 @dataclass(frozen=True, slots=True)
 class IkeSaDeleted:
     """``reason``: 'deleted', 'peer-deleted', 'expired', 'timeout', 'auth-failed', 'replaced', 'shutdown'.
-    ``established`` is False for an IKE SA that never came up."""
+    ``established`` is False for an IKE SA that never came up; the reason may then be a notify's name."""
 
     ike: IkeSaView
     reason: str
@@ -402,7 +402,8 @@ class KeyExchangeEndpoint(Protocol):
     Constructor: ``Endpoint(*, random, allocate_spi, credentials, options, now, wall_clock)`` where
     ``allocate_spi() -> int`` reserves an inbound SPI at the data plane, ``wall_clock() -> float`` gives POSIX
     seconds for certificate validity and ``last_inbound(SaId) -> float | None`` tells when an inbound SA last
-    passed traffic (liveness, RFC 7296 §2.4).
+    passed traffic (liveness, RFC 7296 §2.4). ``source_address(remote) -> IPAddress | None`` finds the address to
+    send from where ``local_addrs`` is ``%any``.
     """
 
     @property
@@ -501,6 +502,10 @@ class KeyExchangeEndpoint(Protocol):
         ...
 
     def reset_counters(self, connection: str | None = None) -> None: ...
+
+    def statistics(self) -> dict[str, int]:
+        """Counts that belong to no connection, by VICI's names of the section ``stats.ike`` (docs/vici.md)."""
+        ...
 
     def shutdown(self, now: float) -> None:
         """Delete all IKE SAs in an orderly way; outputs and timers go on until ``ike_sas()`` is empty."""
