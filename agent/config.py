@@ -397,6 +397,11 @@ class _Reader(TomlReader):
         for version in versions:
             members[MODELS[version], security_name] = group
         context = self.take(table, where, "context", str, "")
+        if context:
+            # a community that stands for a context that is not there would be told genErr for ever
+            raise self.fault(
+                (*where, "context"), f"no context {context!r}", 'leave it out: there is one context, ""'
+            )
         return Community(name, security_name, frozenset(versions), tuple(networks), context)
 
     def views(self, data: Mapping[str, Any]) -> dict[str, tuple[Subtree, ...]]:
@@ -415,6 +420,13 @@ class _Reader(TomlReader):
             if not subtrees:
                 raise self.fault(where, f"view {name!r} is empty", 'add include = ["1.3.6.1"]')
             views[name] = views.get(name, ()) + tuple(subtrees)
+            included = {(tree.oid, tree.mask) for tree in views[name] if tree.included}
+            for tree in views[name]:
+                if not tree.included and (tree.oid, tree.mask) in included:
+                    dotted = ".".join(map(str, tree.oid))
+                    raise self.fault(
+                        where, f"view {name!r} includes and excludes {dotted}", "remove one of them"
+                    )
         return views
 
     def subtree(self, text: str, where: Where, included: bool) -> Subtree:

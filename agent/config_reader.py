@@ -27,9 +27,10 @@ class TomlReader:
 
     def fault(self, where: Where, problem: str, cure: str) -> ConfigError:
         """A ConfigError that points at the line of a key, or of the nearest table above it."""
-        line = next(
-            (self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), None
-        )
+        heads = (where[:n] for n in range(len(where), 0, -1))
+        # (name, 0) is the line of the first [[name]]
+        known = (self.lines.get(head, self.lines.get((*head, 0))) for head in heads)
+        line = next((number for number in known if number is not None), None)
         name = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
         place = f"{self.path}:{line}" if line else str(self.path)
         return ConfigError(f"{place}: {name}: {problem}; {cure}")
@@ -51,7 +52,7 @@ class TomlReader:
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kinds):
             names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
             wanted = names.get(kinds[-1], "a list" if list in kinds else "a table")
-            secret = "password" in key or key.endswith("_key") or key == "name"
+            secret = "password" in key or key.endswith("_key") or key in ("name", "community")
             shown = "this" if secret else repr(value)
             raise self.fault((*where, key), f"{shown} is not {wanted}", f"write {wanted}")
         return value

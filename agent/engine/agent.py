@@ -106,7 +106,7 @@ class SnmpAgent:
             "SNMP engine %s, boot %d, listening on %s",
             kept.engine_id.hex(),
             kept.boots,
-            ", ".join(f"[{host}]:{port}" for host, port in transport.addresses()),
+            ", ".join(f"[{h}]:{port}" if ":" in h else f"{h}:{port}" for h, port in transport.addresses()),
         )
 
     async def stop(self) -> None:

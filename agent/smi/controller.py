@@ -7,6 +7,7 @@ asks for it. Access is decided by the `Access` that the engine hands in and is a
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -14,11 +15,13 @@ from typing import Any, Protocol
 from agent.smi import ber
 from agent.smi.bindings import ModuleBinding
 from agent.smi.bound import BoundColumn, BoundModule, BoundScalar, BoundTable, Leaf, bind
-from agent.smi.counters import SmiCounters
+from agent.smi.counters import LimitedLog, SmiCounters
 from agent.smi.errors import BindingError, ErrorStatus
-from agent.smi.snapshot import TableSnapshot, limited, read_scalar
+from agent.smi.snapshot import TableSnapshot, read_scalar
 from agent.smi.transaction import SetOutcome, SetVarBind, Transaction
 from mibs.loader import MibSet
+
+limited = LimitedLog(logging.getLogger(__name__))
 
 
 class Access(Protocol):

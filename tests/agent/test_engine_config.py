@@ -116,6 +116,16 @@ FAULTS = {
     "[sources]\nvici = 1": (2, "sources.vici: not a table"),
     "[agent": (1, "not TOML"),
     "user = 1": (1, "user: 1 is not a list"),
+    "community = 'hush'": (1, "community: this is not a list"),
+    "\n[[vew]]\nname = 'v'": (2, "vew: no such key; known here: agent"),
+    "[[view]]\nname = 'v'\ninclude = ['1.3', '1.*']\nexclude = ['1.0', '1.3']": (
+        1,
+        "view[1]: view 'v' includes and excludes 1.3; remove one",
+    ),
+    "[[community]]\nname = 'c'\ngroup = 'g'\nnetworks = ['::/0']\ncontext = 'x'": (
+        5,
+        "community[1].context: no context 'x'; leave it out",
+    ),
 }
 
 

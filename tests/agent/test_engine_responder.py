@@ -260,6 +260,24 @@ def test_retransmission_under_usm_answers_each_message_id(tmp_path: Path) -> Non
     assert agent.agent.model.spin.value == 8
 
 
+def test_the_answer_to_one_user_is_not_another_s(tmp_path: Path) -> None:
+    agent = offline(tmp_path)
+    pdu = set_request((scalar("sSpin"), ber.integer(7)))
+
+    async def scenario() -> None:
+        statuses = []
+        for user in ("operator", "strong", "middle", "operator"):
+            manager = Manager(agent, user, 3)
+            statuses.append(manager.read(await agent.ask_set(manager.message(pdu)))[1].status)
+        statuses.append(unwrap(await agent.ask_set(v2c(pdu, b"writer"))).status)
+        statuses.append(unwrap(await agent.ask_set(v2c(pdu))).status)
+        wrong, denied = ErrorStatus.inconsistentValue, ErrorStatus.authorizationError
+        assert statuses == [0, wrong, wrong, 0, wrong, denied]
+
+    asyncio.run(scenario())
+    assert agent.agent.model.spin.value == 8
+
+
 def test_too_many_sets_at_once_are_refused(tmp_path: Path) -> None:
     agent = offline(tmp_path)
     model = agent.agent.model

@@ -254,9 +254,23 @@ def test_security_models_and_flags(tmp_path: Path) -> None:
     manager = Manager(agent, "operator", 3)
     message = manager.message(ASK)
     assert agent.ask(manager.resign(message, 0x06)) is None
+    # the flags decide before msgData is looked at
+    plain = Manager(agent, "anybody", 1)
+    assert agent.ask(plain.resign(plain.message(ASK), 0x06)) is None
     other = message.replace(b"\x04\x01\x07\x02\x01\x03", b"\x04\x01\x07\x02\x01\x04", 1)
     assert agent.ask(other) is None
-    assert counters(agent) == {"invalid_msgs": 1, "unknown_security_models": 1}
+    assert counters(agent) == {"invalid_msgs": 2, "unknown_security_models": 1}
+
+
+def test_a_manager_that_takes_less_than_it_must(tmp_path: Path) -> None:
+    agent = offline(tmp_path)
+    # RFC 3412 section 6: msgMaxSize is 484 to 2^31-1
+    message = Manager(agent, "anybody", 1, 484).message(request(GET, [(1, 3, 6, 1, 2, 1, 1, 5, 0)]))
+    assert message.count(b"\x02\x02\x01\xe4") == 1
+    for size, good in ((b"\x01\xe4", True), (b"\x01\xe3", False), (b"\0\0", False), (b"\xff\xff", False)):
+        answer = agent.ask(message.replace(b"\x02\x02\x01\xe4", b"\x02\x02" + size))
+        assert (answer is not None) == good, size
+    assert counters(agent) == {"in_asn_parse_errs": 3}
 
 
 @pytest.mark.parametrize(("user", "level"), LEVELS[:5])
