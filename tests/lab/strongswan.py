@@ -25,6 +25,7 @@ class StrongSwan(Gateway):
     """One charon. `settings` are further lines of its charon section."""
 
     kind = "strongswan"
+    plugins = PLUGINS
 
     def __init__(
         self, name: str, namespace: Namespace, folder: Path, settings: Mapping[str, str] | None = None
@@ -53,7 +54,7 @@ class StrongSwan(Gateway):
         lines = "\n".join(f"  {key} = {value}" for key, value in self.settings.items())
         self.strongswan_conf.write_text(
             f"""charon {{
-  load = {PLUGINS}
+  load = {self.plugins}
   threads = 16
   cert_cache = no
   integrity_test = no
@@ -92,3 +93,10 @@ class StrongSwan(Gateway):
     def log(self) -> str:
         text = self.charon_log.read_text("utf-8", "replace") if self.charon_log.exists() else ""
         return self.process.text() + text
+
+
+class KernelStrongSwan(StrongSwan):
+    """One charon whose ESP is the kernel's: where the kernel has any, which is in a guest (lab.uml)."""
+
+    kind = "kernel"
+    plugins = PLUGINS.replace("kernel-libipsec ", "")

@@ -13,6 +13,7 @@ PACKAGE_OF = {
     "ip": "iproute2",
     "iperf3": "iperf3",
     "linux.uml": "user-mode-linux",
+    "modprobe": "kmod",
     "openssl": "openssl",
     "ping": "iputils-ping",
     "smilint": "smitools",

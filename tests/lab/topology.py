@@ -20,7 +20,7 @@ from lab.gateway import Gateway
 from lab.netns import Namespace, folder, link, namespaces
 from lab.ours import OurStack
 from lab.pki import authority
-from lab.strongswan import StrongSwan
+from lab.strongswan import KernelStrongSwan, StrongSwan
 from lab.swanconf import Child, Tunnel, document
 
 WAN4 = ("10.99.0.1", "10.99.0.2")
@@ -92,6 +92,8 @@ def make_gateway(
 
     LAB_SELF_CHECK=1 in the environment puts strongSwan in our place, to prove the tests by a peer that is known good.
     """
+    if kind == "kernel":
+        return KernelStrongSwan(name, namespace, place, settings)
     if kind == "strongswan" or os.environ.get("LAB_SELF_CHECK"):
         return StrongSwan(name, namespace, place, settings)
     return OurStack(name, namespace, place, settings, export_keys=export_keys)
@@ -106,7 +108,9 @@ def pair(
     settings: Mapping[str, str] | None = None,
     export_keys: bool = False,
 ) -> Iterator[Pair]:
-    """Two gateways of `kinds` ("strongswan" or "ours") with `tunnels` configured; secrets are random.
+    """Two gateways of `kinds` ("strongswan" or "ours"; in a guest "kernel") with `tunnels` configured.
+
+    Secrets are random.
 
     `tunnels_b`: what b is configured with when it differs. `settings` (retransmission times) go to both.
     `export_keys`: our daemons write tshark's key tables.
