@@ -250,6 +250,10 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         if request.type != pdus.SET:
             answer(self._responder.read(request, who, budget))
             return
+        refused, response = self._responder.refuse(request, who, budget)
+        if refused:
+            answer(response)
+            return
         key = Retransmissions.key(request, who)
         known, earlier = self._retransmissions.find(key, time.monotonic())
         if known:
@@ -266,7 +270,6 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             self.counters.sets_replayed += 1
             limited.warning("replay", "a recorded SET of %s came again from %s", who.name, who.peer)
             return
-        self._responder.check_context(who)
         if len(self._pending) >= MAX_PENDING_SETS:
             self.counters.sets_refused_busy += 1
             answer(self._responder.busy(request, who, budget))

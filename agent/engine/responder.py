@@ -140,12 +140,15 @@ class CommandResponder:
     async def _transact(self, request: RequestPdu, view: MibView) -> SetOutcome:
         return await self.controller.write(request.varbinds, view, self.set_timeout)
 
-    def check_context(self, who: Requester) -> None:
-        """Raise UnknownContext where `write` would, before it runs beside the caller."""
+    def refuse(self, request: RequestPdu, who: Requester, budget: int) -> tuple[bool, bytes | None]:
+        """(whether the requester may write nothing at all, the response then). May raise UnknownContext.
+
+        Such a Set needs no queue and is not remembered, so it takes no place from those who may.
+        """
         view = self.access.view(who.model, who.name, who.level, who.context, "write")
-        if view is Failure.noSuchContext and who.version == V3:
-            self.counters.unknown_contexts += 1
-            raise UnknownContext
+        if isinstance(view, Failure):
+            return True, self._denied(request, who, view, budget)
+        return False, None
 
     def busy(self, request: RequestPdu, who: Requester, budget: int) -> bytes | None:
         """The response to a Set for which there is no room in the queue."""

@@ -213,3 +213,19 @@ def test_a_set_does_not_wait_longer_than_its_manager(tmp_path: Path) -> None:
     assert statuses.count(ErrorStatus.commitFailed) == 1
     assert statuses.count(ErrorStatus.resourceUnavailable) >= 55
     assert model.commits.count("sSlow") <= 4
+
+
+def test_who_may_not_write_takes_no_place_in_the_queue(tmp_path: Path) -> None:
+    agent = offline(tmp_path)
+
+    async def scenario() -> int:
+        for number in range(300):
+            pdu = request(SET, [scalar("sLimited")], values=[ber.integer(4)], request_id=number)
+            agent.dispatcher.receive(v2c(pdu), Peer(("127.0.0.1", 1), 0))
+        assert {unwrap(sent).status for sent in agent.transport.sent} == {ErrorStatus.authorizationError}
+        assert len(agent.transport.sent) == 300
+        pdu = request(SET, [scalar("sLimited")], values=[ber.integer(4)])
+        return unwrap(await agent.ask_set(v2c(pdu, b"writer"))).status
+
+    assert asyncio.run(scenario()) == 0
+    assert agent.agent.counters.sets_refused_busy == 0
