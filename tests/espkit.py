@@ -103,6 +103,59 @@ def udp(
     return IPv6Header(a, b, 17, len(body), tos).to_bytes() + body
 
 
+ACK, PSH, FIN, CWR = 0x10, 0x08, 0x01, 0x80
+
+
+def tcp(
+    version: int,
+    size: int,
+    sequence: int,
+    number: int,
+    flags: int = ACK,
+    options: bytes = b"\x01\x01\x08\x0a" + bytes(8),
+    port: int = 40000,
+    tos: int = 0,
+) -> bytes:
+    """A TCP segment with ``size`` octets of payload and right checksums; ``number`` is the IPv4 identification."""
+    ends = ("10.1.0.5", "10.2.0.9") if version == 4 else ("fd01::5", "fd02::9")
+    a, b = map(ip_address, ends)
+    payload = random.Random(sequence).randbytes(size)
+    words = (5 + len(options) // 4) << 12 | flags
+    body = struct.pack("!HHIIHHHH", port, 80, sequence, 77, words, 500, 0, 0) + options + payload
+    pseudo = a.packed + b.packed + struct.pack("!II", len(body), 6)
+    body = body[:16] + checksum(pseudo, body).to_bytes(2, "big") + body[18:]
+    if isinstance(a, IPv4Address) and isinstance(b, IPv4Address):
+        return IPv4Header(a, b, 6, 20 + len(body), tos, number & 0xFFFF, True).to_bytes() + body
+    assert isinstance(a, IPv6Address)
+    assert isinstance(b, IPv6Address)
+    return IPv6Header(a, b, 6, len(body), tos).to_bytes() + body
+
+
+def stream(
+    version: int, sizes: list[int], sequence: int = 1000, number: int = 7, flags: int = ACK
+) -> list[bytes]:
+    packets: list[bytes] = []
+    for size in sizes:
+        last = len(packets) == len(sizes) - 1
+        packets.append(tcp(version, size, sequence, number, flags if last else ACK))
+        sequence, number = (sequence + size) & 0xFFFFFFFF, number + 1
+    return packets
+
+
+def numbered(packets: Iterable[bytes], number: int = 500) -> list[bytes]:
+    """The packets with consecutive identifications, as far as they are IPv4."""
+    out = []
+    for packet in packets:
+        if packet[0] >> 4 == 4:
+            head = bytearray(packet[:20])
+            head[4:6] = number.to_bytes(2, "big")
+            head[10:12] = bytes(2)
+            head[10:12] = checksum(head).to_bytes(2, "big")
+            packet, number = bytes(head) + packet[20:], number + 1
+        out.append(packet)
+    return out
+
+
 def arrived(datagrams: Iterable[EspDatagrams], ecn: int | None = None) -> list[EspDatagrams]:
     """What one end sent, as the other end's receiver sees it."""
     return [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, Features
 from ipsecstack.dataplane.routes import RouteTable
@@ -94,7 +94,7 @@ class TunDataPlane(UserspaceCore):
     def receive(self, batch: Iterable[EspDatagrams], now: float) -> None:
         self._write(self.inbound(batch, now))
 
-    def _write(self, packets: Iterable[Packet]) -> None:
+    def _write(self, packets: Sequence[Packet]) -> None:
         self.counters.device_errors += self._device.write(packets)
 
     def _send_clear(self, packets: Iterable[bytes]) -> None:
