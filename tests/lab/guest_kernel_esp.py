@@ -9,6 +9,7 @@ One pair of daemons serves all scenarios, each on a connection of its own. OUT b
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import struct
@@ -32,6 +33,8 @@ from lab.topology import WAN4, WAN6, Pair, pair
 
 ETHERNET = 14
 ESP, UDP = 50, 17
+NETLINK_XFRM, XFRM_MSG_NEWAE, XFRMA_REPLAY_ESN_VAL = 6, 0x1E, 23
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE = 1, 4, 0x100
 NOWHERE = "02:00:00:00:00:99"
 Seen = dict[str, Any]
 
@@ -148,7 +151,7 @@ class Scenes:
         }
 
     def carries(self, name: str) -> Seen:
-        """Ping, UDP and TCP both ways; what went over the wire; who counted what."""
+        """Ping (also in fragments), UDP and TCP both ways; what went over the wire; who counted what."""
         left, right = self.pair.namespaces
         child_name = f"{name}-net"
         end_a, end_b = self.pair.ends(child_name)
@@ -166,8 +169,13 @@ class Scenes:
             sent = octets if self.us == 0 else octets[::-1]
             traffic.tcp_transfer(left, right, end_a, end_b, 100_000)
             traffic.tcp_transfer(right, left, end_b, end_a, 100_000)
+            big = [
+                traffic.ping(left, end_a, end_b, count=2, size=4000),
+                traffic.ping(right, end_b, end_a, count=2, size=4000),
+            ]
             self.quiet(child)
             return {
+                "big_pings": [[ping.sent, ping.received] for ping in big],
                 "pings": [[ping.sent, ping.received] for ping in pings],
                 "wire": wire(capture),
                 "packets_pinged": before["ours"]["in"][1] + before["ours"]["out"][1],
@@ -334,6 +342,47 @@ class Scenes:
             seen["window"] = self.ours.child(child).raw["replay-window"]
             return seen
 
+    def wrap(self, name: str) -> Seen:
+        """The kernel's outbound numbers go past 2^32, with a packet from before that comes after."""
+        with self.up(name) as child:
+            ends = self.pair.ends(child)
+            near, far = self.pair.namespaces[self.us], self.pair.namespaces[self.peer]
+            with near.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+                sink.bind((ends[self.us], 7020))
+                seen: Seen = {}
+                # In two leaps: from the first few numbers, the last ones before 2^32 would look like older ones.
+                self.set_sent(child, 0x8000_0000)
+                seen["far"] = self.inject(self.kernel_frames(child, 1), child)
+                self.set_sent(child, 0xFFFF_FFF7)
+                held = self.kernel_frames(child, 16)
+                seen["numbers"] = [struct.unpack_from(">I", f, ETHERNET + 20 + 4)[0] for f in held]
+                seen["before"] = self.inject(held[:7], child)
+                seen["after"] = self.inject(held[8:], child)
+                seen["late"] = self.inject(held[7:8], child)
+                seen["repeated"] = self.inject(held, child)
+            seen["lost"] = [
+                traffic.ping(far, ends[self.peer], ends[self.us]).lost,
+                traffic.ping(near, ends[self.us], ends[self.peer]).lost,
+            ]
+            return seen
+
+    def set_sent(self, child: str, number: int) -> None:
+        """Make the kernel believe that the last number it sent to us on the ESN SA of `child` was `number`."""
+        spi = int(self.ours.child(child).spis[0], 16)
+        source, destination = (socket.inet_aton(WAN4[end]).ljust(16, b"\0") for end in (self.peer, self.us))
+        # xfrm_usersa_id, saddr, flags, reqid; then xfrm_replay_state_esn as charon makes outbound ones: a window of 1.
+        body = struct.pack("=16s4sHBx16sII", destination, spi.to_bytes(4), socket.AF_INET, ESP, source, 0, 0)
+        body += struct.pack("=HH7I", 32, XFRMA_REPLAY_ESN_VAL, 1, number, 0, 0, 0, 1, 0)
+        header = struct.pack(
+            "=IHHII", 16 + len(body), XFRM_MSG_NEWAE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE, 1, 0
+        )
+        with self.pair.namespaces[self.peer].socket(
+            socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM
+        ) as netlink:
+            netlink.send(header + body)
+            (error,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+        assert error == 0, f"XFRM_MSG_NEWAE: {os.strerror(-error)}"
+
     def unknown_spi(self, frame: bytes) -> int:
         """How far `stats` counts a packet of an SPI that nobody has."""
 
@@ -389,6 +438,8 @@ def scenarios(scenes: Scenes) -> dict[str, Callable[[], Seen]]:
     made["rekey-child"] = lambda: scenes.rekeys("child")
     made["rekey-ike"] = lambda: scenes.rekeys("ike")
     made["delete"] = scenes.deletes
+    made["wrap-gcm"] = lambda: scenes.wrap("esn-gcm")
+    made["wrap-cbc"] = lambda: scenes.wrap("esn-cbc")
     made["replay"] = lambda: scenes.replays("gcm", 32)
     made["replay-esn"] = lambda: scenes.replays("esn-cbc", 64)
     return made

@@ -1,6 +1,6 @@
 """A guest with the kernel's own ESP: user-mode-linux on this machine's files, one command, its output.
 
-Debian's `user-mode-linux` is a 6.1 kernel that runs as an ordinary process: no KVM, no root, no image. The guest's root
+Debian's `user-mode-linux` is a 6.1 kernel that runs as an ordinary process: no KVM, no image. The guest's root
 is this machine's root file system, read and write, at the same paths; its /run, /var/tmp and /dev/shm are its own and
 vanish with it, which is where sockets and scratch of a guest belong. Computing runs there at full speed, a system call
 costs some fifty times more than here.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,12 +75,11 @@ class GuestRun:
 
 @contextlib.contextmanager
 def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """No process of the guest is left afterwards: each process in it is one of the host's, in the kernel's group."""
+    """No process of the guest is left afterwards."""
     try:
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
@@ -114,9 +112,11 @@ def run_guest(
             )
         )
         init.chmod(0o700)
-        # setpriv: the guest dies with this process, however that ends. TMPDIR: where the kernel keeps its memory.
+        # Each process of the guest is one of the host's: a namespace of their own ends them all with the first, and
+        # that one with this process, however it ends. TMPDIR: where the kernel keeps the guest's memory.
         boot = [
-            *("setpriv", "--pdeathsig", "KILL", find_tool(KERNEL) or KERNEL),
+            *("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"),
+            *(find_tool(KERNEL) or KERNEL,),
             *(f"umid=guest{os.getpid()}", f"uml_dir={place}/", f"mem={memory}"),
             *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}"),
             *("con=null", "ssl=null", "con0=null,fd:1", "quiet", "loglevel=4", "panic=-1"),
