@@ -73,6 +73,7 @@ def open_each(
     for packet in packets:
         number = window.sequence_number(int.from_bytes(packet[4:8], "big"))
         if not window.fresh(number):
+            window.drop(number)
             errors.replay += 1
             continue
         try:
@@ -118,6 +119,7 @@ def open_batch(
                 following = 0
             number = number_of(low)
             if not window.fresh(number):
+                window.drop(number)
                 errors.replay += 1
                 continue
         if len(packet) < shortest:

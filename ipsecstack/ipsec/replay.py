@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipsecstack.ipsec.sa import ReplayCounts
+
 _LOW = 0xFFFFFFFF
 _INFERENCE_SPAN = 1 << 31  # how far numbers may stray when no window limits them, to find the high half
 
@@ -10,10 +12,11 @@ class ReplayWindow:
     """Which sequence numbers of one inbound SA were seen.
 
     ``size`` is in packets; 0 switches the check off (the numbers are still followed, ESN needs them). ``top`` is the
-    highest number that was authenticated. The window is one int: bit i says that ``top - i`` was seen.
+    highest number that was authenticated. The window is one int: bit i says that ``top - i`` was seen. ``counts``
+    tells what was dropped and why, and what came late.
     """
 
-    __slots__ = ("_mask", "bitmap", "esn", "limit", "size", "top")
+    __slots__ = ("_mask", "bitmap", "counts", "esn", "limit", "size", "top")
 
     def __init__(self, size: int, esn: bool) -> None:
         if size < 0:
@@ -24,6 +27,7 @@ class ReplayWindow:
         self.bitmap = 1  # number 0 is never sent: it counts as seen
         self._mask = (1 << size) - 1
         self.limit = (1 << 64) - 1 if esn else _LOW
+        self.counts = ReplayCounts()
 
     def sequence_number(self, low: int) -> int:
         """The whole sequence number of a packet that shows its low 32 bits (App. A2.2).
@@ -51,6 +55,17 @@ class ReplayWindow:
             return True
         return behind < self.size and not self.bitmap >> behind & 1
 
+    def drop(self, sequence_number: int) -> None:
+        """Count a packet whose number is not fresh, by the reason."""
+        if sequence_number > self.limit:
+            self.counts.beyond_window += 1
+        elif sequence_number == 0:
+            self.counts.zero += 1
+        elif sequence_number < 0 or self.top - sequence_number >= self.size:
+            self.counts.before_window += 1
+        else:
+            self.counts.duplicates += 1
+
     def advance(self, count: int) -> None:
         """The next ``count`` numbers were all seen, in order: ``accept`` for each, at once."""
         seen = self.bitmap << count | (1 << count) - 1
@@ -63,5 +78,6 @@ class ReplayWindow:
         if ahead > 0:
             self.bitmap = (self.bitmap << ahead | 1) & self._mask if ahead < self.size else 1
             self.top = sequence_number
-        else:
+        elif self.size:
             self.bitmap |= 1 << -ahead & self._mask
+            self.counts.out_of_order += 1

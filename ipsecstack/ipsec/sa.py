@@ -6,7 +6,7 @@ mutable state (replay window, sequence numbers) is the data plane's own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
@@ -104,10 +104,31 @@ class SaDescription:
 
 
 @dataclass(slots=True)
+class ReplayCounts:
+    """What an inbound SA's anti-replay window saw beside numbers in order, in packets.
+
+    ``out_of_order`` are authentic packets that filled a gap in the window: accepted. All others were dropped, before
+    their ICV was looked at (RFC 4303 §3.4.3): older than the window, seen before, number 0, and beyond the last number
+    there is. A number further ahead than the window is wide is none of these: it moves the window.
+    """
+
+    beyond_window: int = 0
+    out_of_order: int = 0
+    before_window: int = 0
+    duplicates: int = 0
+    zero: int = 0
+
+    @property
+    def dropped(self) -> int:
+        return self.beyond_window + self.before_window + self.duplicates + self.zero
+
+
+@dataclass(slots=True)
 class SaCounters:
     """Counts of one SA since its installation. ``octets`` are inner (user) octets, as VICI's bytes-in and bytes-out.
 
-    ``last_used`` is the time of the last packet that passed, None before the first.
+    ``last_used`` is the time of the last packet that passed, None before the first. ``replays`` splits
+    ``replay_errors`` by kind; None for an outbound SA, and where the data plane does not tell the kinds apart.
     """
 
     octets: int = 0
@@ -118,3 +139,8 @@ class SaCounters:
     padding_errors: int = 0
     other_errors: int = 0
     last_used: float | None = None
+    replays: ReplayCounts | None = None
+
+    def copy(self) -> SaCounters:
+        """What was counted up to now, in an object of its own."""
+        return replace(self, replays=replace(self.replays) if self.replays is not None else None)

@@ -69,6 +69,7 @@ class InboundSa(InstalledSa):
     def __init__(self, description: SaDescription, now: float) -> None:
         super().__init__(description, now)
         self.window = ReplayWindow(description.replay_window, description.esn)
+        self.counters.replays = self.window.counts
         self.flows: set[bytes] = set()
         self.told_remote: Address | None = None
 

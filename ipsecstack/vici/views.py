@@ -21,6 +21,14 @@ _DROPS_IN = {
     "padding_errors": "padding-errors-in",
     "other_errors": "other-errors-in",
 }
+# ReplayCounts field -> key, where the data plane tells the kinds apart.
+_REPLAYS_IN = {
+    "beyond_window": "replays-beyond-window-in",
+    "before_window": "replays-before-window-in",
+    "duplicates": "replays-duplicate-in",
+    "zero": "replays-zero-in",
+    "out_of_order": "out-of-order-in",
+}
 _DROPS_OUT = {"policy_errors": "policy-errors-out", "other_errors": "other-errors-out"}
 
 
@@ -157,6 +165,9 @@ def _traffic(s: Section, way: str, counters: SaCounters | None, drops: dict[str,
         s[f"use-{way}"] = _since(counters.last_used, now)
     for field, key in drops.items():
         s[key] = str(getattr(counters, field))
+    if way == "in" and counters.replays is not None:
+        for field, key in _REPLAYS_IN.items():
+            s[key] = str(getattr(counters.replays, field))
 
 
 def _address(side: str, address: Address) -> dict[str, str]:

@@ -158,6 +158,8 @@ def test_live_pair_under_forged_esp(algorithm: Algorithm) -> None:
     sa = pair.b.query(pair.b_in)
     assert sa is not None
     assert sa.packets == sent
+    assert sa.replays is not None
+    assert sa.replays.dropped == sa.replay_errors
     for count in (
         sa.integrity_errors,
         sa.replay_errors,

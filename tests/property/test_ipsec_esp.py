@@ -86,8 +86,9 @@ def test_both_paths_agree(
         errors = OpenErrors()
         opened = way(sa, window, [kind(p) for p in spoil(plain, how)], errors)
         counted = (errors.replay, errors.integrity, errors.padding)
+        assert window.counts.dropped == errors.replay
         assert len(opened) + sum(counted) == len(spoil(plain, how))
-        results.append(([(bytes(p), n) for p, n in opened], counted, window.top, window.bitmap))
+        results.append(([(bytes(p), n) for p, n in opened], counted, window.top, window.bitmap, window.counts))
     assert results[0] == results[1]
     if not how:
         assert [p for p, _ in results[0][0]] == packets

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipsecstack.ipsec.replay import ReplayWindow
+from ipsecstack.ipsec.sa import ReplayCounts
 
 
 @settings(deadline=None)
@@ -22,17 +25,34 @@ def test_window_is_a_set_of_recent_numbers(size: int, esn: bool, start: int, ste
     if start:
         window.accept(start)
     seen = {0, start}
+    counts: Counter[str] = Counter()
+    late = 0
     for step in steps:
         number = window.top + step
         expected = (
             0 < number <= limit and number not in seen and (number > max(seen) or max(seen) - number < size)
         )
         assert window.fresh(number) == expected
+        if not expected:
+            kind = (
+                "beyond_window"
+                if number > limit
+                else "zero"
+                if number == 0
+                else "duplicates"
+                if number in seen and max(seen) - number < size
+                else "before_window"
+            )
+            counts[kind] += 1
+            window.drop(number)
         if expected:
+            late += number < window.top
             window.accept(number)
             seen.add(number)
             assert not window.fresh(number)
         assert window.top == max(seen)
+    assert window.counts == ReplayCounts(out_of_order=late, **counts)
+    assert window.counts.dropped == counts.total()
 
 
 @settings(deadline=None)

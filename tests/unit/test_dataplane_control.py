@@ -36,7 +36,16 @@ from ipsecstack.dataplane.base import (
 )
 from ipsecstack.dataplane.memory import EchoHosts, MemoryDataPlane
 from ipsecstack.ipsec.esp import EspTransform
-from ipsecstack.ipsec.sa import Address, Direction, Lifetime, Limit, Mode, SaCounters, SecurityProtocol
+from ipsecstack.ipsec.sa import (
+    Address,
+    Direction,
+    Lifetime,
+    Limit,
+    Mode,
+    ReplayCounts,
+    SaCounters,
+    SecurityProtocol,
+)
 from ipsecstack.ipsec.spd import Action, SpdEntry
 from ipsecstack.wire.ip import flow_key
 from ipsecstack.wire.transforms import EncrId
@@ -185,7 +194,9 @@ def test_expired_inbound_sa_counts_what_still_comes() -> None:
     assert sa is not None
     second = [EspDatagrams(B, A, True, [sa.transform.seal(PACKET, 4, 3, lambda n: bytes(n))])]
     assert pair.b.inbound(second, 0) == []
-    assert pair.counters(pair.b_in) == SaCounters(octets=120, packets=2, other_errors=1, last_used=0)
+    assert pair.counters(pair.b_in) == SaCounters(
+        octets=120, packets=2, other_errors=1, last_used=0, replays=ReplayCounts()
+    )
 
 
 def test_seconds_are_told_by_timer() -> None:
@@ -290,7 +301,9 @@ def test_update_moves_an_sa_with_its_counters_and_window() -> None:
     name = pair.b.update(pair.b_in, A, elsewhere, True)
     assert pair.b.query(pair.b_in) is None
     assert pair.b.inbound([replace(replay[0], local=elsewhere)], 0) == []
-    assert pair.b.query(name) == SaCounters(octets=120, packets=2, replay_errors=1, last_used=0)
+    assert pair.b.query(name) == SaCounters(
+        octets=120, packets=2, replay_errors=1, last_used=0, replays=ReplayCounts(duplicates=1)
+    )
     out = pair.a.update(pair.a_out, A, elsewhere, True)
     assert out.destination == elsewhere.host
     assert pair.send(PACKET)[0].local == elsewhere

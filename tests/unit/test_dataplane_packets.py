@@ -25,11 +25,17 @@ from ipsecstack.dataplane.base import (
     DataPlaneError,
     EspDatagrams,
 )
-from ipsecstack.ipsec.sa import Address, SaCounters
+from ipsecstack.ipsec.sa import Address, ReplayCounts, SaCounters
+from ipsecstack.ipsec.sad import InboundSa
 from ipsecstack.wire.ip import IPv4Header, checksum, traffic_class, with_ecn
 
 PACKET = udp("10.1.0.5", "10.2.0.9")
 PACKET6 = udp("fd01::5", "fd02::9", 80)
+
+
+def received(**counts: int) -> SaCounters:
+    """Counters of an inbound SA whose window saw nothing odd."""
+    return SaCounters(replays=ReplayCounts(), **counts)
 
 
 def forged(pair: Pair, payload: bytes, next_header: int, number: int = 1, **seal: int) -> list[EspDatagrams]:
@@ -54,7 +60,7 @@ def test_every_algorithm_carries_both_ip_versions_over_both(algorithm: Algorithm
         octets = sum(map(len, packets))
         expected = SaCounters(octets=octets, packets=len(packets), last_used=0.0)
         assert pair.counters(pair.a_out) == expected
-        assert pair.counters(pair.b_in) == expected
+        assert pair.counters(pair.b_in) == replace(expected, replays=ReplayCounts())
 
 
 def test_esp_on_the_wire_shows_spi_and_counting_numbers() -> None:
@@ -100,13 +106,74 @@ def test_replays_are_counted_and_dropped() -> None:
     batch = pair.send(PACKET, PACKET)
     assert len(pair.b.inbound(batch, 0)) == 2
     assert pair.b.inbound(batch, 0) == []
-    assert pair.counters(pair.b_in) == SaCounters(octets=120, packets=2, replay_errors=2, last_used=0)
+    assert pair.counters(pair.b_in) == SaCounters(
+        octets=120, packets=2, replay_errors=2, last_used=0, replays=ReplayCounts(duplicates=2)
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=str)
+@pytest.mark.parametrize("esn", [False, True])
+def test_replays_are_counted_by_kind(algorithm: Algorithm, esn: bool) -> None:
+    """Each kind by itself; AEADs take the batch path, the others the plain one. The sum of the drops is exact."""
+    pair = Pair({**keys(algorithm), "esn": esn, "replay_window": 32})
+    sa = pair.a.sad.get(pair.a_out)
+    assert sa is not None
+
+    def receive(*numbers: int) -> tuple[int, SaCounters]:
+        packets = [sa.transform.seal(PACKET, 4, number, lambda n: bytes(n)) for number in numbers]
+        return len(pair.b.inbound([EspDatagrams(B, A, True, packets)], 0)), pair.counters(pair.b_in)
+
+    assert receive(1, 2, 3, 5, 7, 100) == (
+        6,
+        SaCounters(octets=360, packets=6, last_used=0, replays=ReplayCounts()),
+    )
+    steps: list[tuple[tuple[int, ...], int, ReplayCounts]] = [
+        ((99, 69), 2, ReplayCounts(out_of_order=2)),
+        ((100, 99, 100), 0, ReplayCounts(out_of_order=2, duplicates=3)),
+        ((68, 4), 0, ReplayCounts(out_of_order=2, duplicates=3, before_window=2)),
+        ((0,), 0, ReplayCounts(out_of_order=2, duplicates=3, before_window=2, zero=1)),
+        (
+            (101, 102, 102, 104, 103, 105),
+            5,
+            ReplayCounts(out_of_order=3, duplicates=4, before_window=2, zero=1),
+        ),
+    ]
+    for numbers, passed, expected in steps:
+        opened, counters = receive(*numbers)
+        assert counters.replays is not None
+        if esn:
+            # A number left of the window is taken for one of the next 2^32, and its ICV is wrong there (App. A2.2).
+            assert counters.integrity_errors == expected.before_window + expected.zero
+            expected = replace(expected, before_window=0, zero=0)
+        assert (opened, counters.replays) == (passed, expected)
+        assert counters.replay_errors == counters.replays.dropped
+    before = counters.replays
+    assert receive(106, 107)[1].replays == before, "packets in order count nothing"
+
+
+def test_first_numbers_of_a_young_esn_sa() -> None:
+    pair = Pair({"esn": True})
+    assert pair.b.inbound(forged(pair, PACKET, 4, number=0), 0) == []
+    assert pair.counters(pair.b_in) == SaCounters(replay_errors=1, replays=ReplayCounts(zero=1))
+    assert pair.b.inbound(forged(pair, PACKET, 4, number=(1 << 32) - 1), 0) == []
+    assert pair.counters(pair.b_in).replays == ReplayCounts(zero=1, before_window=1)
+
+
+def test_numbers_beyond_the_last_one() -> None:
+    pair = Pair({"esn": True})
+    sa = pair.b.sad.get(pair.b_in)
+    assert isinstance(sa, InboundSa)
+    sa.window.accept((1 << 64) - 2)
+    assert len(pair.b.inbound(forged(pair, PACKET, 4, number=(1 << 64) - 1), 0)) == 1
+    assert pair.b.inbound(forged(pair, PACKET, 4, number=5), 0) == []
+    assert pair.counters(pair.b_in).replays == ReplayCounts(beyond_window=1)
 
 
 def test_replay_check_off() -> None:
     pair = Pair({"replay_window": 0})
     batch = pair.send(PACKET)
     assert len(pair.b.inbound(batch, 0) + pair.b.inbound(batch, 0)) == 2
+    assert pair.counters(pair.b_in).replays == ReplayCounts()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=str)
@@ -118,7 +185,7 @@ def test_changed_packets_are_counted_and_change_nothing(algorithm: Algorithm) ->
     ahead[4:8] = b"\x00\xff\xff\xff"  # far ahead: must not move the window
     bad = [bytes(ahead), good[:-1] + bytes((good[-1] ^ 1,)), good[:-1], good[:9], good[:8]]
     assert pair.b.inbound([EspDatagrams(B, A, True, list(bad))], 0) == []
-    assert pair.counters(pair.b_in) == SaCounters(integrity_errors=len(bad))
+    assert pair.counters(pair.b_in) == received(integrity_errors=len(bad))
     assert pair.b.inbound([batch], 0) == [PACKET]
 
 
@@ -141,7 +208,7 @@ def test_packets_outside_the_sa_are_policy_errors() -> None:
     outside = [udp("10.9.0.5", "10.2.0.9"), udp("10.1.0.5", "10.3.0.9"), PACKET6]
     for number, packet in enumerate(outside, 1):
         assert pair.b.inbound(forged(pair, packet, 4 if packet[0] < 0x60 else 41, number), 0) == []
-    assert pair.counters(pair.b_in) == SaCounters(policy_errors=3)
+    assert pair.counters(pair.b_in) == received(policy_errors=3)
     assert pair.b.inbound(forged(pair, PACKET, 4, 9), 0) == [PACKET]
 
 
@@ -156,13 +223,13 @@ def test_padding_errors(algorithm: Algorithm) -> None:
         iv = number.to_bytes(sa.transform.iv_octets, "big") if sa.transform.iv_octets else b""
         esp = sa.transform.protect(plain, iv, number)
         assert pair.b.inbound([EspDatagrams(B, A, True, [esp])], 0) == []
-    assert pair.counters(pair.b_in) == SaCounters(padding_errors=3)
+    assert pair.counters(pair.b_in) == received(padding_errors=3)
 
 
 def test_dummy_packets_vanish() -> None:
     pair = Pair()
     assert pair.b.inbound(forged(pair, b"anything", 59), 0) == []
-    assert pair.counters(pair.b_in) == SaCounters()
+    assert pair.counters(pair.b_in) == received()
 
 
 def test_tfc_padding_is_cut_off() -> None:
@@ -177,7 +244,7 @@ def test_strange_payloads_are_other_errors() -> None:
     payloads = [(PACKET, 41), (PACKET, 50), (PACKET[:30], 4), (b"", 4), (b"\x00" * 40, 4), (b"\x45", 4)]
     for number, (payload, next_header) in enumerate(payloads, 1):
         assert pair.b.inbound(forged(pair, payload, next_header, number), 0) == []
-    assert pair.counters(pair.b_in) == SaCounters(other_errors=len(payloads))
+    assert pair.counters(pair.b_in) == received(other_errors=len(payloads))
 
 
 def test_wrong_encapsulation_is_refused() -> None:
@@ -185,7 +252,7 @@ def test_wrong_encapsulation_is_refused() -> None:
     (batch,) = pair.send(PACKET)
     batch.encapsulated = False
     assert pair.b.inbound([batch], 0) == []
-    assert pair.counters(pair.b_in) == SaCounters(other_errors=1)
+    assert pair.counters(pair.b_in) == received(other_errors=1)
 
 
 def test_runts_and_reserved_spis_are_malformed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipsecstack.ipsec.replay import ReplayWindow
+from ipsecstack.ipsec.sa import ReplayCounts
 
 LOW = 0xFFFFFFFF
 
@@ -35,6 +36,9 @@ def test_size_zero_accepts_repeats() -> None:
     window.accept(5)
     assert window.fresh(5)
     assert window.fresh(1)
+    window.accept(LOW)
+    window.accept(1)  # from far behind, at no cost
+    assert (window.top, window.bitmap, window.counts) == (LOW, 1, ReplayCounts())
 
 
 def test_negative_size_is_refused() -> None:
