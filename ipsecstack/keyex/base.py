@@ -497,14 +497,13 @@ class KeyExchangeEndpoint(Protocol):
 
     def counters_by_connection(self) -> dict[str, dict[str, int]]: ...
 
-    def statistics(self) -> dict[str, int]:
-        """``invalid-messages``, ``cookies-sent``, ``half-open-drops``, ``unknown-ike-spi``: of the whole endpoint."""
-        ...
-
     def reset_counters(self, connection: str | None = None) -> None: ...
 
     def statistics(self) -> dict[str, int]:
-        """Counts that belong to no connection, by VICI's names of the section ``stats.ike`` (docs/vici.md)."""
+        """Counts of the whole endpoint, by VICI's names of the section ``stats.ike`` (docs/vici.md):
+        ``invalid-messages`` (all that were not understood or not accepted, with the two that follow),
+        ``integrity-failures``, ``decrypt-failures``, ``cookies-sent``, ``half-open-drops``, ``unknown-ike-spi``.
+        """
         ...
 
     def shutdown(self, now: float) -> None:

@@ -16,7 +16,10 @@ COUNTER_KEYS = (
 )  # fmt: skip
 
 
-STATISTIC_KEYS = ("invalid-messages", "cookies-sent", "half-open-drops", "unknown-ike-spi")
+STATISTIC_KEYS = (
+    "invalid-messages", "integrity-failures", "decrypt-failures", "cookies-sent", "half-open-drops",
+    "unknown-ike-spi",
+)  # fmt: skip
 
 
 class Counters:

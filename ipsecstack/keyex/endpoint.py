@@ -171,6 +171,9 @@ class Endpoint:
             self._reception.statistics["invalid-messages"] += 1
         self._counters.add(connection if connection in self._connections else None, key)
 
+    def count_statistic(self, key: str) -> None:
+        self._reception.statistics[key] += 1
+
     def next_ike_id(self) -> int:
         self._last_ike_id += 1
         return self._last_ike_id

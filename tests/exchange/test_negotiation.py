@@ -430,3 +430,30 @@ def test_strangers_cannot_fill_the_log() -> None:
     assert any("more lines like the next one were suppressed" in line for line in pair.b.log())
     pair.up()
     assert any("IKE_SA conn" in line and "established" in line for line in pair.b.log())
+
+
+@pytest.mark.parametrize("ike", [IKE_GCM, IKE_CBC])
+def test_forged_messages_are_counted_by_what_is_wrong(ike: Proposal) -> None:
+    """Under the SPIs of a live IKE SA: a wrong ICV is an integrity failure, no Encrypted payload is neither failure."""
+    a, b = mirrored(proposals=(ike,))
+    pair = Pair(a=a, b=b)
+    pair.up()
+    before = pair.b.endpoint.statistics()
+    assert (before["integrity-failures"], before["decrypt-failures"]) == (0, 0)
+    view = pair.b.ike()[0]
+    header = make_header(view.initiator_spi, view.responder_spi, 37, 2, from_initiator=True, response=False)
+    forged = header.to_bytes()[:16] + b"\x2e" + header.to_bytes()[17:24] + (28 + 4 + 96).to_bytes(4, "big")
+    forged += bytes((0, 0, 0, 100)) + bytes(96)
+    pair.deliver(forged, host("10.0.0.1"), host("10.0.0.2"))
+    pair.deliver(
+        build_message(header, [Nonce(bytes(32))]),
+        host("10.0.0.1"),
+        host("10.0.0.2"),
+    )
+    pair.run(1)
+    after = pair.b.endpoint.statistics()
+    assert after["integrity-failures"] == 1
+    assert after["decrypt-failures"] == 0
+    assert after["invalid-messages"] == before["invalid-messages"] + 2
+    assert pair.b.ike()[0].state == "ESTABLISHED"
+    pair.check_agreement()

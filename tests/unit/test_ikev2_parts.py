@@ -26,7 +26,7 @@ from ipsecstack.keyex.bookkeeping import Changes, Tickets
 from ipsecstack.keyex.credentials import CredentialError, CredentialStore
 from ipsecstack.keyex.ikev2 import nat
 from ipsecstack.keyex.ikev2.proposals import DEFAULT_ESP, DEFAULT_IKE, accept, offer, select
-from ipsecstack.keyex.ikev2.protect import Protection, parse_inner
+from ipsecstack.keyex.ikev2.protect import DecryptionError, Protection, parse_inner
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import Policies
 from ipsecstack.keyex.window import RequestWindow, ResponseWindow, Schedule, Verdict
@@ -36,6 +36,7 @@ from ipsecstack.wire.ikev2 import (
     SaProposal,
     Transform,
     VendorId,
+    WireError,
     make_header,
     parse_message,
 )
@@ -356,9 +357,30 @@ def test_protection(cipher: encr.Encr, mac: integ.Integ) -> None:
         bad = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
         with pytest.raises(IntegrityError):
             responder.open(bad, [Encrypted(sealed.first_payload, bad[32:])])
-    with pytest.raises(IntegrityError):
-        responder.open(data, ())
+    for none in ((), payloads, [Encrypted(41, b"")]):
+        with pytest.raises(WireError):
+            responder.open(data, none)
     assert "333" not in repr(initiator)
+
+
+def test_authentic_rubbish_is_not_an_integrity_failure() -> None:
+    """What only the holder of the keys can make: a ciphertext that is no whole number of blocks, and bad padding."""
+    cipher, mac = encr.get(EncrId.AES_CBC, 256), integ.get(IntegId.HMAC_SHA2_256_128)
+    keys = IkeKeys(b"d" * 32, b"1" * 32, b"2" * 32, b"3" * 32, b"4" * 32, b"", b"")
+    responder = Protection(cipher, mac, keys, False, zeros)
+    header = make_header(b"i" * 8, b"r" * 8, 37, 5, from_initiator=True, response=False).to_bytes()
+
+    def signed(body: bytes) -> tuple[bytes, Encrypted]:
+        data = header + bytes((0, 0)) + (4 + len(body) + mac.icv_octets).to_bytes(2, "big") + body
+        data += integ.get(IntegId.HMAC_SHA2_256_128).new(keys.sk_ai).sign(data)
+        return data, Encrypted(0, data[32:])
+
+    iv = bytes(16)
+    overlong = cipher.new(keys.sk_ei).seal(iv, b"", bytes(15) + b"\xff")
+    for body, text in ((iv + bytes(15), "cannot be decrypted"), (iv + overlong, "padding length")):
+        data, sealed = signed(body)
+        with pytest.raises(DecryptionError, match=text):
+            responder.open(data, [sealed])
 
 
 # --- the rest ---

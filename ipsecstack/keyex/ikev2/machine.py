@@ -11,7 +11,7 @@ from ipsecstack.keyex.ikev2 import ike_auth, lifecycle
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.ike_sa_init import update_addresses
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
-from ipsecstack.keyex.ikev2.protect import parse_inner
+from ipsecstack.keyex.ikev2.protect import DecryptionError, parse_inner
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import ChildState, Kind, Role, State, duplicated, kind_of
@@ -290,6 +290,10 @@ def _open(sa: IkeSa, header: Header, data: bytes) -> tuple[int, bytes] | None:
         outer = parse_chain(header.next_payload, data[HEADER_OCTETS:])
         return sa.protection.open(data, outer)
     except (IntegrityError, WireError) as error:
+        if isinstance(error, IntegrityError):
+            sa.host.count_statistic("integrity-failures")
+        elif isinstance(error, DecryptionError):
+            sa.host.count_statistic("decrypt-failures")
         _drop(sa, str(error))
         return None
 

@@ -23,6 +23,10 @@ from ipsecstack.wire.ikev2 import (
 from ipsecstack.wire.ikev2.numbers import HEADER_OCTETS
 
 
+class DecryptionError(WireError):
+    """The message is authentic, but what is encrypted is no whole number of blocks, or its padding does not fit."""
+
+
 class Protection:
     """Both directions of one IKE SA's message protection. ``initiator``: we are the IKE SA's original initiator."""
 
@@ -69,29 +73,31 @@ class Protection:
     def open(self, data: bytes, outer: Sequence[Payload]) -> tuple[int, bytes]:
         """Check and decrypt a datagram: the first inner payload's type and the inner chain's octets.
 
-        IntegrityError when there is no SK payload or it does not verify: nothing of the message may then be used.
+        IntegrityError when it does not verify, WireError when there is no SK payload or it is too short: nothing of
+        the message may then be used. DecryptionError when it verifies but makes no sense.
         """
         sealed = outer[-1] if outer else None
         if not isinstance(sealed, Encrypted):
-            raise IntegrityError("the message is not encrypted")
+            raise WireError("the message is not encrypted")
         body, tag_octets, iv_octets = sealed.data, self._tag_octets, self._encr.iv_octets
         if len(body) < iv_octets + 1 + tag_octets:
-            raise IntegrityError("the Encrypted payload is too short")
+            raise WireError("the Encrypted payload is too short")
         aad = data[: len(data) - len(body)]
         iv = body[:iv_octets]
-        try:
-            if self._mac_in is None:
+        if self._mac_in is None:
+            try:
                 plaintext = self._in.open(iv, aad, body[iv_octets:])
-            else:
-                if not self._mac_in.verify(body[-tag_octets:], data[:-tag_octets]):
-                    raise IntegrityError("ICV does not verify")
+            except (CryptoError, ValueError):
+                raise IntegrityError("ICV does not verify") from None
+        else:
+            if not self._mac_in.verify(body[-tag_octets:], data[:-tag_octets]):
+                raise IntegrityError("ICV does not verify")
+            try:
                 plaintext = self._in.open(iv, b"", body[iv_octets:-tag_octets])
-        except IntegrityError:
-            raise
-        except (CryptoError, ValueError):
-            raise IntegrityError("the Encrypted payload cannot be decrypted") from None
+            except (CryptoError, ValueError):
+                raise DecryptionError("the Encrypted payload cannot be decrypted") from None
         if not plaintext or plaintext[-1] + 1 > len(plaintext):
-            raise WireError("Encrypted payload: the padding length does not fit")
+            raise DecryptionError("Encrypted payload: the padding length does not fit")
         return sealed.first_payload, plaintext[: len(plaintext) - 1 - plaintext[-1]]
 
 
