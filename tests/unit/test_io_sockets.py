@@ -117,6 +117,30 @@ def test_esp_batches(sockets, family: int, host: str) -> None:
     pytest.skip("no IPv6 on this host")
 
 
+@pytest.mark.parametrize("last", [100, 60, 8, 4, 3, 1])
+@pytest.mark.parametrize("odd_one", [None, b"ike", b"keepalive", b"other SPI"])
+def test_what_the_kernel_coalesced_is_told_apart(sockets, odd_one: bytes | None, last: int) -> None:
+    """Equal datagrams arrive as one, whatever they are."""
+    receiver, sender = sockets(nat_t=True), sockets(nat_t=True)
+    here, there = Address(LOOPBACK, sender.port), Address(LOOPBACK, receiver.port)
+    spi = bytes((1, 2, 3, 4))
+    datagrams: list[bytes | memoryview] = [spi + bytes((n,)) * 96 for n in range(10)]
+    start = {None: spi, b"ike": bytes(4), b"keepalive": b"\xff\xff\xff\xff", b"other SPI": b"abcd"}[odd_one]
+    datagrams[4] = start + bytes(96)
+    datagrams.append(((spi if last != 1 else b"\xff") + bytes(100))[:last])
+    assert sender.send_esp(EspDatagrams(here, there, True, datagrams)) == 11
+    short = last in (4, 3)
+    items = collect(receiver, 11 - (last < 8))
+    esp = [p for item in items if isinstance(item, EspDatagrams) for p in item.packets]
+    ike = [item.data for item in items if isinstance(item, IkeDatagram)]
+    expected = datagrams[: 11 - (last < 8)]
+    if odd_one == b"ike":
+        assert ike == [bytes(96)]
+        del expected[4]
+    assert esp == expected
+    assert (receiver.malformed, receiver.keepalives) == (int(short), int(last == 1))
+
+
 def test_runs_of_equal_packets(sockets) -> None:
     sock = sockets(nat_t=True)
     assert sock._run([b"a" * 100] * 3 + [b"b" * 50, b"c" * 100], 0) == 4
