@@ -3,7 +3,7 @@
 from agent.gateway.model import Gateway
 from agent.gateway.records import ChildRecord, ConnectionRecord, FailureRecord, IkeRecord
 from agent.gateway.selectors import Selector
-from agent.gateway.source import Commander, CommandError, Source, SourceStatus
+from agent.gateway.source import Commander, CommandError, Progress, Source, SourceStatus
 
 __all__ = [
     "ChildRecord",
@@ -13,6 +13,7 @@ __all__ = [
     "FailureRecord",
     "Gateway",
     "IkeRecord",
+    "Progress",
     "Selector",
     "Source",
     "SourceStatus",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.gateway.connections import Configuration
 from agent.gateway.counters import add, advance
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 ADOPT_IKE = frozenset({"ESTABLISHED", "PASSIVE", "REKEYING"})
 ADOPT_CHILD = frozenset({"INSTALLED", "UPDATING", "REKEYING", "REKEYED"})
 TOMBSTONES = 20_000
+TOMBSTONE_AGE = 300.0
+"""Seconds that an ended SA is remembered: listings and events that are older than its end come sooner."""
 
 IkeKey = tuple[int, int]
 ChildKey = tuple[int, int, int]
@@ -83,6 +85,7 @@ class Feed:
     def tick(self) -> None:
         """Let time pass."""
         source, now = self.source, self.gateway.clock()
+        self._forget_ended(now)
         if source.status is SourceStatus.STALE and source.last_contact is not None:
             if now - source.last_contact >= self.gateway.settings.stale_after:
                 source.status = SourceStatus.DOWN
@@ -98,10 +101,11 @@ class Feed:
         self.source.ike_daemon.restarted()
         self.source.ipsec_daemon.restarted()
         self.source.ike_stats.restarted()
-        for sa in list(self.ike.values()):
-            self._end_ike(sa, "restart")
+        # children first: then no IKE SA has to look for its own among all
         for child in list(self.children.values()):
             self._end_child(child, "restart")
+        for sa in list(self.ike.values()):
+            self._end_ike(sa, "restart")
         self._ended_ike.clear()
         self._ended_children.clear()
         self.rows.settle()
@@ -233,12 +237,12 @@ class Feed:
         records.sort(key=lambda record: record.state not in SUPERSEDED_IKE_STATES)
         for record in records:
             self._take(record, token)
-        for sa in leaving:
-            if sa.leaving and not sa.ended_serial:
-                self._end_ike(sa, "gone")
         for child in ended:
             if not child.ended and child.serial < token:
                 self._end_child(child, "rekeyed" if child.expiring else "gone")
+        for sa in leaving:
+            if sa.leaving and not sa.ended_serial:
+                self._end_ike(sa, "gone")
         self.rows.settle()
 
     def _missing(
@@ -260,16 +264,17 @@ class Feed:
         ended = [
             self.children[key] for key in map(self._child_ids.get, gone_children) if key in self.children
         ]
+        families: dict[int, list[ChildSa]] = {}
+        if any(record.child_ids is not None for record in records):
+            for child in self.children.values():
+                families.setdefault(id(child.ike), []).append(child)
         for record in records:
-            if record.child_ids is None:
-                continue
             sa = self.ike.get(record.key)
+            if record.child_ids is None or sa is None:
+                continue
             alive = record.child_ids | {child.uniqueid for child in record.children or ()}
-            ended += [
-                child
-                for child in self.children.values()
-                if sa is not None and child.ike is sa and child.record.uniqueid not in alive
-            ]
+            family = families.get(id(sa), [])
+            ended += [child for child in family if child.record.uniqueid not in alive]
         return (
             [sa for sa in leaving if sa.serial < token],
             [sa for sa in ended if sa.serial < token],
@@ -363,9 +368,9 @@ class Feed:
         if self._ike_ids.get(sa.record.uniqueid) == key:
             del self._ike_ids[sa.record.uniqueid]
         sa.ended_serial = self._serial
+        sa.ended_at = self.gateway.clock()
         self._ended_ike[key] = sa
-        while len(self._ended_ike) > TOMBSTONES:
-            self._ended_ike.popitem(last=False)
+        self._forget_ended(sa.ended_at)
         self.rows.ike_ended(sa, reason)
 
     # --- Child SAs ----------------------------------------------------------------------------------------------------
@@ -442,10 +447,19 @@ class Feed:
             del self._child_ids[sa.record.uniqueid]
         sa.ended = True
         sa.ended_serial = self._serial
+        sa.ended_at = self.gateway.clock()
         self._ended_children[key] = sa
-        while len(self._ended_children) > TOMBSTONES:
-            self._ended_children.popitem(last=False)
+        self._forget_ended(sa.ended_at)
         self.rows.child_ended(sa, reason)
+
+    def _forget_ended(self, now: float) -> None:
+        _forget(self._ended_ike, now)
+        _forget(self._ended_children, now)
+
+
+def _forget(ended: OrderedDict[Any, Any], now: float) -> None:
+    while ended and (len(ended) > TOMBSTONES or now - next(iter(ended.values())).ended_at > TOMBSTONE_AGE):
+        ended.popitem(last=False)
 
 
 def merge_parts(records: Iterable[IkeRecord]) -> list[IkeRecord]:

@@ -9,7 +9,7 @@ from agent.gateway.feed import Feed
 from agent.gateway.indexes import IndexRegistry
 from agent.gateway.rings import Ended, Failure, Ring
 from agent.gateway.selectors import Selector
-from agent.gateway.source import CommandError, Source, SourceStatus
+from agent.gateway.source import CommandError, Progress, Source, SourceStatus
 from agent.gateway.tunnels import ChildSa, IkeTunnel, SelectorPair, Tunnel
 
 # Domains of change: what `generation` is asked for (Table.domain).
@@ -180,12 +180,15 @@ class Gateway:
         """Whether a command would reach the live stack now."""
         return source.commander is not None and source.status is SourceStatus.UP
 
-    async def destroy(self, ike_tunnels: Iterable[IkeTunnel], tunnels: Iterable[Tunnel]) -> int:
+    async def destroy(
+        self, ike_tunnels: Iterable[IkeTunnel], tunnels: Iterable[Tunnel], progress: Progress | None = None
+    ) -> int:
         """Delete all SAs of these tunnels in the live stack, peers told; IKE tunnels take their children along.
 
-        Returns how many commands were carried out. Raises CommandError on the first that is refused, with that
-        number in its `done` attribute; rows change when the source tells so.
+        Returns how many commands were carried out. Raises CommandError on the first that is refused; `progress`
+        tells at every moment, also when this is cancelled, how far it came. Rows change when the source tells so.
         """
+        progress = Progress() if progress is None else progress
         ikes = list(ike_tunnels)
         commands: list[tuple[Source, bool, int]] = []
         doomed: set[tuple[str, int]] = set()
@@ -198,18 +201,19 @@ class Gateway:
                 covered = (tunnel.source.name, sa.ike.record.uniqueid) in doomed
                 if sa.live and not sa.expiring and not covered:
                     commands.append((tunnel.source, False, sa.record.uniqueid))
-        done = 0
         for source, whole, uniqueid in commands:
             commander = source.commander
             try:
                 if commander is None:
                     raise CommandError(f"source {source.name} takes no commands")
+                progress.unsure = True
                 await (commander.terminate_ike if whole else commander.terminate_child)(uniqueid)
             except CommandError as error:
-                error.done = done
+                progress.unsure = error.unsure
                 raise
-            done += 1
-        return done
+            progress.unsure = False
+            progress.done += 1
+        return progress.done
 
 
 __all__ = ["DOMAINS", "Gateway", "GatewaySettings"]

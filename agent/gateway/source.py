@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -26,10 +27,20 @@ class SourceStatus(Enum):
 class CommandError(Exception):
     """A command was refused by the live stack or did not reach it. The text may be logged.
 
-    `done`: how many commands of the same change were carried out before.
+    `unsure`: it was sent and no answer came, so it may have been carried out, or still be.
     """
 
+    def __init__(self, text: str, unsure: bool = False) -> None:
+        super().__init__(text)
+        self.unsure = unsure
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a change of several commands has come: `done` of them, and perhaps (`unsure`) one more."""
+
     done: int = 0
+    unsure: bool = False
 
 
 class Commander(Protocol):

@@ -42,6 +42,7 @@ class IkeSa:
     counts: Counts = field(default_factory=dict)
     leaving: bool = False  # superseded or gone; its slot may be taken
     ended_serial: int = 0
+    ended_at: float = 0.0  # of the model's clock
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +59,7 @@ class ChildSa:
     refresh_at: int | None = None
     counts: Counts = field(default_factory=dict)
     ended_serial: int = 0
+    ended_at: float = 0.0  # of the model's clock
     ended: bool = False
 
     @property

@@ -305,9 +305,14 @@ class ViciSource:
             try:
                 if self._command is None or self._command.closed is not None:
                     self._command = await ViciSession.connect(self.settings.socket, self.settings.timeout)
-                return await self._command.request(name, message)
             except ViciError as error:
                 raise CommandError(f"source {self.source.name}: {error}") from None
+            try:
+                return await self._command.request(name, message)
+            except ViciRefused as error:
+                raise CommandError(f"source {self.source.name}: {error}") from None
+            except ViciError as error:
+                raise CommandError(f"source {self.source.name}: {error}", unsure=True) from None
 
     async def _close_command(self) -> None:
         if self._command is not None:

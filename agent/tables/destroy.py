@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.gateway import CommandError, Gateway
+from agent.gateway import Gateway, Progress
 from agent.gateway.tunnels import IkeTunnel, Tunnel
 from agent.smi import Change, IndexValues, SetError
 from agent.smi.rowstatus import Nothing
@@ -20,7 +20,7 @@ class Destroy:
     gateway: Gateway
     ike_tunnels: list[IkeTunnel] = field(default_factory=list)
     tunnels: list[Tunnel] = field(default_factory=list)
-    done: int = 0
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def merge_key(self) -> object:
@@ -33,15 +33,14 @@ class Destroy:
 
     async def commit(self) -> None:
         """Raises CommandError when the live stack refuses; what it carried out before stays done."""
-        try:
-            self.done = await self.gateway.destroy(self.ike_tunnels, self.tunnels)
-        except CommandError as error:
-            self.done = error.done
-            raise
+        await self.gateway.destroy(self.ike_tunnels, self.tunnels, self.progress)
 
     def undo(self) -> None:
-        if self.done:
-            raise RuntimeError(f"{self.done} deletions were carried out and cannot be taken back")
+        """Raises where something was deleted, or may have been because no answer came: undoFailed."""
+        progress = self.progress
+        if progress.done or progress.unsure:
+            maybe = ", and perhaps one more," if progress.unsure else ""
+            raise RuntimeError(f"{progress.done} deletions{maybe} were carried out and cannot be taken back")
 
 
 class StatusWriter:

@@ -463,6 +463,22 @@ def test_a_known_narrowing_keeps_its_number_after_a_restart(clock: Clock) -> Non
     assert [row.index for row in second.tunnels.values()] == [number]
 
 
+def test_ended_sas_are_forgotten_in_time(gateway: Gateway, feed: Feed, clock: Clock) -> None:
+    for number in range(1, 50):
+        feed.child_up(ike(number, child(number, 100)))
+        listing(feed)
+        clock.now += 60
+    # late words are still counted, once; a day's rekeyings are not kept
+    feed.child_down(ike(49, child(49, 150)))
+    assert gateway.child_total("octets_in") == 48 * 100 + 150
+    assert len(feed._ended_ike) <= 6
+    assert len(feed._ended_children) <= 6
+    clock.now += 400
+    gateway.tick()
+    assert not feed._ended_ike
+    assert not feed._ended_children
+
+
 def test_an_unknown_domain_never_changes(gateway: Gateway, feed: Feed) -> None:
     before = gateway.generation("no such")
     feed.child_up(ike(1, child(1)))

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_vici import FakeVici, child_section, connection_section, ike_section
 
-from agent.gateway import CommandError, Gateway, SourceStatus
+from agent.gateway import CommandError, Gateway, Progress, SourceStatus
 from agent.gateway.model import GatewaySettings
 from agent.gateway.tunnels import Tunnel
 from agent.sources.settings import ViciSettings
@@ -262,11 +262,14 @@ def test_commands(lab: Lab) -> None:
         lab.daemon.up("gw", ike_section(3), child_section(3))
         await lab.until(lambda: lab.tunnel.active)
         lab.daemon.refuse["terminate"] = "not today"
+        progress = Progress()
         with pytest.raises(CommandError, match="not today"):
-            await lab.gateway.destroy([lab.tunnel.ike], [])
+            await lab.gateway.destroy([lab.tunnel.ike], [], progress)
+        assert progress == Progress(0, unsure=False)
         lab.daemon.hang = True
         with pytest.raises(CommandError, match="no answer within"):
-            await lab.gateway.destroy([lab.tunnel.ike], [])
+            await lab.gateway.destroy([lab.tunnel.ike], [], progress)
+        assert progress == Progress(0, unsure=True)
         lab.daemon.hang = False
 
     run(lab, story)

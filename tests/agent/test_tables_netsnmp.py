@@ -241,6 +241,11 @@ def test_sets_act_and_wrong_ones_do_not(tmp_path: Path) -> None:
             out, error = await lab.tool("snmpset", f"{IKE_STATUS}.4", "i", "2")
             assert "authorizationError" in error  # readers have no write view at all
             assert not out
+            # sent, and no answer: it may have been done, so 'nothing has changed' would be a guess
+            lab.agent.agent._responder.set_timeout = 0.3
+            lab.daemon.hang = True
+            assert await lab.set(f"{IKE_STATUS}.4", "i", "2") == "undoFailed"
+            lab.daemon.hang = False
             await lab.daemon.stop()
             await lab.until(lambda: lab.agent.gateway.feeds["fake"].source.status is not SourceStatus.UP)
             assert await lab.set(f"{IKE_STATUS}.4", "i", "2") == "resourceUnavailable"
