@@ -19,7 +19,15 @@ CHILD_ERRORS_IN = (
     "other_errors_in",
 )
 CHILD_ERRORS_OUT = ("policy_errors_out", "other_errors_out")
-CHILD_COUNTS = CHILD_TRAFFIC + CHILD_ERRORS_IN + CHILD_ERRORS_OUT
+# The kinds of replay_errors_in, where the source tells them apart; what came late but was accepted is beside the sum.
+CHILD_REPLAYS_IN = (
+    "replays_beyond_window_in",
+    "replays_before_window_in",
+    "replays_duplicate_in",
+    "replays_zero_in",
+    "out_of_order_in",
+)
+CHILD_COUNTS = CHILD_TRAFFIC + CHILD_ERRORS_IN + CHILD_ERRORS_OUT + CHILD_REPLAYS_IN
 
 IKE_COUNTS = (
     "octets_in",

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from agent.gateway.counters import CHILD_ERRORS_IN, CHILD_ERRORS_OUT, IKE_COUNTS
+from agent.gateway.counters import CHILD_ERRORS_IN, CHILD_ERRORS_OUT, CHILD_REPLAYS_IN, IKE_COUNTS
 from agent.gateway.records import (
     ChildRecord,
     ConfiguredChild,
@@ -29,7 +29,7 @@ CHILD_KEYS = {
     "octets_out": "bytes-out",
     "packets_in": "packets-in",
     "packets_out": "packets-out",
-    **{name: name.replace("_", "-") for name in CHILD_ERRORS_IN + CHILD_ERRORS_OUT},
+    **{name: name.replace("_", "-") for name in CHILD_ERRORS_IN + CHILD_ERRORS_OUT + CHILD_REPLAYS_IN},
 }
 IKE_KEYS = {name: name.replace("_", "-") for name in IKE_COUNTS}
 MAX_COUNT = 2**64 - 1

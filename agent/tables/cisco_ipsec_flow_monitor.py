@@ -112,8 +112,8 @@ IKE_GLOBALS = [
     Scalar("cikeGlobalRespTunnelFails", daemon_total("ike_failed_resp")),
     Scalar("cikeGlobalSysCapFails", lambda gateway: gateway.ike_stats_total("half_open_drops")),
     Scalar("cikeGlobalAuthFails", daemon_total("auth_failures_in", "auth_failures_out")),
-    Scalar("cikeGlobalDecryptFails", nobody),
-    Scalar("cikeGlobalHashValidFails", nobody),
+    Scalar("cikeGlobalDecryptFails", lambda gateway: gateway.ike_stats_total("decrypt_failures")),
+    Scalar("cikeGlobalHashValidFails", lambda gateway: gateway.ike_stats_total("integrity_failures")),
     Scalar("cikeGlobalNoSaFails", no_ike_sa),
 ]
 

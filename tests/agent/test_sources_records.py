@@ -98,7 +98,11 @@ def test_an_ike_sa_of_the_bundled_stack() -> None:
     assert record.children is None
     assert record.counts == {"octets_in": 10, "drops_in": 0}
     assert record.additional_ke == ("ML_KEM_768", "ML_KEM_1024")
-    child = read.child_record(child_section(1, **{"replay-errors-in": "3", "life-bytes": "1000", "esn": "1"}))
+    ours = {"replay-errors-in": "3", "replays-duplicate-in": "2", "out-of-order-in": "7"}
+    child = read.child_record(child_section(1, **ours, **{"life-bytes": "1000", "esn": "1"}))
+    assert child.counts["replays_duplicate_in"] == 2
+    assert child.counts["out_of_order_in"] == 7
+    assert "replays_zero_in" not in child.counts
     assert child.counts["replay_errors_in"] == 3
     assert child.life_bytes == 1000
     assert child.esn
