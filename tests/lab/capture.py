@@ -44,10 +44,11 @@ class Capture:
 
     def _collect(self) -> None:
         while True:
+            last = self._stopping.is_set()  # asked before: what comes while we ask is not left behind
             try:
                 frame = self._socket.recv(SNAP)
             except TimeoutError:
-                if self._stopping.is_set():
+                if last:
                     return
                 continue
             self.frames.append((time.time(), frame))
