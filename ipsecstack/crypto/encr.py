@@ -9,7 +9,7 @@ RFC 2410 (NULL).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -174,6 +174,21 @@ class CbcCipher:
         if len(iv) != block or len(data) % block:
             raise IntegrityError("not a whole number of cipher blocks")
         return self._decryptor.update(bytes(iv) + data)[block:]
+
+    def seal_chain(self, pieces: Sequence[Buffer]) -> bytes:
+        """Encrypt many packets in one go. ``pieces``, all of whole blocks when joined, hold for each packet one random
+        block and then its plaintext; in their place come an IV, and what ``seal`` makes of the plaintext with it.
+
+        The IV is the encryption of the random block XOR the ciphertext block before it: as unpredictable as it must
+        be (NIST SP 800-38A appendix C).
+        """
+        sealed = self._encryptor.update(b"".join(pieces))
+        self._last = int.from_bytes(sealed[-self._block :], "big")
+        return sealed
+
+    def open_joined(self, data: Buffer) -> bytes:
+        """``open`` of an IV and its ciphertext that stand one after the other, in whole blocks."""
+        return self._decryptor.update(data)[self._block :]
 
     def seal_into(self, iv: Buffer, aad: Buffer, plaintext: Buffer, out: bytearray | memoryview) -> int:
         sealed = self.seal(iv, aad, plaintext)

@@ -16,6 +16,9 @@ from ipsecstack.wire.transforms import IntegId
 
 Buffer = bytes | bytearray | memoryview
 
+_INNER_PAD = bytes(octet ^ 0x36 for octet in range(256))
+_OUTER_PAD = bytes(octet ^ 0x5C for octet in range(256))
+
 
 class Mac(Protocol):
     """A keyed integrity algorithm."""
@@ -48,25 +51,31 @@ class Integ:
 
 
 class HmacMac:
-    """HMAC truncated to its leftmost octets. The keyed state is copied, which is cheaper than rekeying."""
+    """HMAC truncated to its leftmost octets (RFC 2104 section 4: the two keyed states are kept, and copied for each
+    message, which is cheaper than keying and than copying an ``hmac`` object)."""
 
-    __slots__ = ("_icv_octets", "_keyed")
+    __slots__ = ("_icv_octets", "_inner", "_outer")
 
     def __init__(self, hash_name: str, key: bytes, icv_octets: int) -> None:
-        self._keyed = hmac.new(key, digestmod=hash_name)
+        self._inner, self._outer = hashlib.new(hash_name), hashlib.new(hash_name)
+        block = self._inner.block_size
+        key = (hashlib.new(hash_name, key).digest() if len(key) > block else key).ljust(block, b"\0")
+        self._inner.update(key.translate(_INNER_PAD))
+        self._outer.update(key.translate(_OUTER_PAD))
         self._icv_octets = icv_octets
 
     def __repr__(self) -> str:
-        return f"<HmacMac {self._keyed.name}>"
+        return f"<HmacMac {self._inner.name}>"
 
     def sign(self, *parts: Buffer) -> bytes:
-        running = self._keyed.copy()
+        inner, outer = self._inner.copy(), self._outer.copy()
         for part in parts:
-            running.update(part)
-        return running.digest()[: self._icv_octets]
+            inner.update(part)
+        outer.update(inner.digest())
+        return outer.digest()[: self._icv_octets]
 
     def verify(self, icv: Buffer, *parts: Buffer) -> bool:
-        return hmac.compare_digest(self.sign(*parts), bytes(icv))
+        return hmac.compare_digest(self.sign(*parts), icv)
 
 
 class NoMac:

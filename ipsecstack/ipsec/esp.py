@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 
 from ipsecstack.crypto import encr, integ
-from ipsecstack.crypto.encr import AeadCipher
+from ipsecstack.crypto.encr import AeadCipher, CbcCipher
 from ipsecstack.crypto.errors import IntegrityError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import SaDescription
 from ipsecstack.wire.esp import HEADER_OCTETS, EspFormatError, payload_length, trailer
@@ -40,6 +40,7 @@ class EspTransform:
         "_iv_counter",
         "aead",
         "align",
+        "cbc",
         "cipher",
         "esn",
         "icv_octets",
@@ -67,8 +68,9 @@ class EspTransform:
         self._iv_counter = encryption.iv_counter
         self.icv_octets = encryption.icv_octets or integrity.icv_octets
         self.align = max(4, encryption.block_octets)
-        # For the batch path: the AEAD object itself, and the trailer by payload length modulo align and IP version.
+        # For the batch path: the cipher by its kind, and the trailer by payload length modulo align and IP version.
         self.aead = self.cipher if isinstance(self.cipher, AeadCipher) else None
+        self.cbc = self.cipher if isinstance(self.cipher, CbcCipher) else None
         self.trailers = {
             next_header: tuple(trailer(-(rest + 2) % self.align, next_header) for rest in range(self.align))
             for next_header in (4, 41)
@@ -103,7 +105,7 @@ class EspTransform:
         if self.aead:
             return head + self.cipher.seal(iv, self.aad(sequence_number), plaintext)
         packet = head + self.cipher.seal(iv, b"", plaintext)
-        return packet + self.mac.sign(packet, self._seqh(sequence_number))
+        return packet + self.mac.sign(packet, self.seqh(sequence_number))
 
     def open(self, packet: Buffer, sequence_number: int) -> tuple[bytes, int]:
         """Payload (with TFC padding, if any) and next header of a received packet with this whole sequence number.
@@ -118,7 +120,7 @@ class EspTransform:
             plaintext = self.cipher.open(iv, self.aad(sequence_number), packet[start:])
         else:
             end = len(packet) - self.icv_octets
-            if not self.mac.verify(packet[end:], packet[:end], self._seqh(sequence_number)):
+            if not self.mac.verify(packet[end:], packet[:end], self.seqh(sequence_number)):
                 raise IntegrityError("ICV does not verify")
             try:
                 plaintext = self.cipher.open(iv, b"", packet[start:end])
@@ -130,6 +132,6 @@ class EspTransform:
             raise PaddingError(str(error)) from None
         return plaintext[:end], plaintext[-1]
 
-    def _seqh(self, sequence_number: int) -> bytes:
+    def seqh(self, sequence_number: int) -> bytes:
         """The high half of an extended number, authenticated but not sent (RFC 4303 §2.2.1)."""
         return (sequence_number >> 32).to_bytes(4, "big") if self.esn else b""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from hmac import compare_digest
 
+from ipsecstack.crypto.encr import AeadCipher, CbcCipher
 from ipsecstack.crypto.errors import IntegrityError, InvalidTag
 from ipsecstack.ipsec.esp import Buffer, EspTransform, PaddingError, Random
 from ipsecstack.ipsec.replay import ReplayWindow
 from ipsecstack.wire.esp import HEADER_OCTETS, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, trailer
 
 _HEADER_IV = struct.Struct("!IIQ")
+_HEADER = struct.Struct("!II")
 _AAD_ESN = struct.Struct("!IQ")
 _LOW = 0xFFFFFFFF
 _PADDINGS = tuple(trailer(pad, 0)[:-1] for pad in range(256))
@@ -44,7 +47,12 @@ def seal_each(
 def seal_batch(
     transform: EspTransform, packets: Sequence[Buffer], first_sequence_number: int, random: Random
 ) -> list[bytes]:
-    """What ``seal_each`` does; AEADs with a counter IV take a loop of their own."""
+    """What ``seal_each`` does; AEADs with a counter IV, and CBC, take a loop of their own.
+
+    With CBC the IVs are others than ``seal_each`` makes of the same random octets (``CbcCipher.seal_chain``).
+    """
+    if transform.cbc is not None:
+        return _seal_cbc(transform, transform.cbc, packets, first_sequence_number, random)
     aead = transform.aead
     if aead is None or transform.iv_octets != 8 or transform.align != 4:
         return seal_each(transform, packets, first_sequence_number, random)
@@ -58,6 +66,29 @@ def seal_batch(
         tail = (trailers4 if packet[0] < 0x60 else trailers6)[len(packet) & 3]
         aad = pack_aad(spi, number) if esn else head[:8]
         append(head + encrypt(salt + head[8:], b"".join((packet, tail)), aad))
+    return sealed
+
+
+def _seal_cbc(
+    transform: EspTransform, cbc: CbcCipher, packets: Sequence[Buffer], first: int, random: Random
+) -> list[bytes]:
+    """All packets through the cipher in one go; then header and ICV of each."""
+    block, mask = transform.align, transform.align - 1
+    trailers4, trailers6 = transform.trailers[NEXT_HEADER_IPV4], transform.trailers[NEXT_HEADER_IPV6]
+    pieces: list[Buffer] = []
+    drawn = random(block * len(packets))
+    for start, packet in zip(range(0, len(drawn), block), packets, strict=True):
+        tail = (trailers4 if packet[0] < 0x60 else trailers6)[len(packet) & mask]
+        pieces += (drawn[start : start + block], packet, tail)
+    chain = cbc.seal_chain(pieces)
+    sign, pack, spi, esn = transform.mac.sign, _HEADER.pack, transform.spi, transform.esn
+    sealed: list[bytes] = []
+    start = 0
+    for number, packet in enumerate(packets, first):
+        end = start + block + (len(packet) + 2 + mask & ~mask)
+        content = pack(spi, number & _LOW) + chain[start:end]
+        sealed.append(content + (sign(content, transform.seqh(number)) if esn else sign(content)))
+        start = end
     return sealed
 
 
@@ -93,11 +124,23 @@ def open_each(
 def open_batch(
     transform: EspTransform, window: ReplayWindow, packets: Sequence[Buffer], errors: OpenErrors
 ) -> list[tuple[bytes, int]]:
-    """What ``open_each`` does; AEADs take a loop of their own."""
-    aead = transform.aead
-    if aead is None:
-        return open_each(transform, window, packets, errors)
-    opened: list[tuple[bytes, int]] = []
+    """What ``open_each`` does; AEADs and CBC take a loop of their own."""
+    if transform.aead is not None:
+        return _unpad(_open_aead(transform, transform.aead, window, packets, errors), errors)
+    if transform.cbc is not None:
+        return _unpad(_open_cbc(transform, transform.cbc, window, packets, errors), errors)
+    return open_each(transform, window, packets, errors)
+
+
+def _open_aead(
+    transform: EspTransform,
+    aead: AeadCipher,
+    window: ReplayWindow,
+    packets: Sequence[Buffer],
+    errors: OpenErrors,
+) -> list[bytes]:
+    """Payloads with padding and trailer of what is fresh and authentic."""
+    opened: list[bytes] = []
     append, decrypt, salt, esn, aad_of = (
         opened.append,
         aead.aead.decrypt,
@@ -126,7 +169,7 @@ def open_batch(
             errors.integrity += 1
             continue
         try:
-            plaintext = decrypt(salt + packet[8:start], packet[start:], aad_of(number) if esn else packet[:8])
+            append(decrypt(salt + packet[8:start], packet[start:], aad_of(number) if esn else packet[:8]))
         except InvalidTag:
             errors.integrity += 1
             continue
@@ -136,6 +179,49 @@ def open_batch(
         else:
             window.accept(number)
             expected = window.top + 1
+    if following:
+        window.advance(following)
+    return opened
+
+
+def _open_cbc(
+    transform: EspTransform,
+    cbc: CbcCipher,
+    window: ReplayWindow,
+    packets: Sequence[Buffer],
+    errors: OpenErrors,
+) -> list[bytes]:
+    """Payloads with padding and trailer of what is fresh and authentic."""
+    block, icv_octets, sign = transform.align, transform.icv_octets, transform.mac.sign
+    opened: list[bytes] = []
+    for packet in packets:
+        number = window.sequence_number(int.from_bytes(packet[4:8], "big"))
+        if not window.fresh(number):
+            window.drop(number)
+            errors.replay += 1
+            continue
+        end = len(packet) - icv_octets
+        if end < HEADER_OCTETS + block:
+            errors.integrity += 1
+            continue
+        content = packet[:end]
+        icv = sign(content, transform.seqh(number)) if window.esn else sign(content)
+        if not compare_digest(icv, packet[end:]):
+            errors.integrity += 1
+            continue
+        window.accept(number)
+        if (end - HEADER_OCTETS) % block:
+            errors.padding += 1
+            continue
+        opened.append(cbc.open_joined(content[HEADER_OCTETS:]))
+    return opened
+
+
+def _unpad(plaintexts: list[bytes], errors: OpenErrors) -> list[tuple[bytes, int]]:
+    """(payload, next header) of authentic plaintexts whose padding is right (RFC 4303 §2.4)."""
+    opened: list[tuple[bytes, int]] = []
+    append = opened.append
+    for plaintext in plaintexts:
         # Padding and its length are compared with what they must be in one go.
         pad = plaintext[-2] if len(plaintext) > 1 else 0
         end = len(plaintext) - 2 - pad
@@ -143,6 +229,4 @@ def open_batch(
             errors.padding += 1
             continue
         append((plaintext[:end], plaintext[-1]))
-    if following:
-        window.advance(following)
     return opened
