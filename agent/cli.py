@@ -115,6 +115,8 @@ async def serve(daemon: object) -> int:
                 await daemon.reload()
             except troubles as error:
                 log.error("not reloaded: %s", error)
+            except Exception:
+                log.exception("not reloaded: a fault of the agent itself")
 
     def on_hangup() -> None:
         task = loop.create_task(reload())

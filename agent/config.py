@@ -203,7 +203,8 @@ class _Reader(TomlReader):
                 raise self.fault(("sources", name), "not a table", f"write [sources.{name}]")
         return Config(
             path=self.path,
-            state_dir=Path(self.take(agent, ("agent",), "state_dir", str, str(defaults.state_dir))),
+            state_dir=self.path.parent
+            / self.take(agent, ("agent",), "state_dir", str, str(defaults.state_dir)),
             listen=listen or defaults.listen,
             engine_id=self.engine_id(agent),
             max_message_size=size,

@@ -76,7 +76,11 @@ class AgentDaemon:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     await stop.wait()
-            self.gateway.tick()
+            try:
+                self.gateway.tick()
+            except Exception:
+                # whatever it is, managers are still to be answered
+                log.exception("a fault of the agent itself")
             if time.monotonic() - self._saved_at >= SAVE_INTERVAL:
                 self._saved_at = time.monotonic()
                 await self._save_indexes()

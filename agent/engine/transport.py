@@ -31,6 +31,11 @@ DOMAIN_V4 = (1, 3, 6, 1, 6, 1, 1)
 """snmpUDPDomain (RFC 3417)."""
 DOMAIN_V6 = (1, 3, 6, 1, 2, 1, 100, 1, 2)
 """transportDomainUdpIpv6 (RFC 3419)."""
+CURES = {
+    errno.EADDRINUSE: "end what listens there (ss -lunp tells) or change agent.listen",
+    errno.EADDRNOTAVAIL: "it is no address of this machine (yet): bring it up or change agent.listen",
+    errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose a higher one in agent.listen",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
                 where = f"[{address.host}]" if address.is_ipv6 else address.host
                 raise TransportError(
                     f"cannot listen on {where}:{address.port}: {error.strerror}; "
-                    "free it or change agent.listen"
+                    f"{CURES.get(error.errno or 0, 'change agent.listen')}"
                 ) from None
         for number in [n for n, (address, _) in self._sockets.items() if address not in addresses]:
             self._close(number)

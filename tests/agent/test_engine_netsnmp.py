@@ -326,7 +326,7 @@ def test_an_address_in_use_is_told(tmp_path: Path, agent: Running, model: TestMo
     port = agent.agent.addresses[0][1]
     text = CONFIG.replace('"127.0.0.1:0", "[::1]:0"', f'"127.0.0.1:{port}"')
     with pytest.raises(
-        TransportError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; free it"
+        TransportError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; end what"
     ):
         Running(config(tmp_path / "other", text), [], model)
 

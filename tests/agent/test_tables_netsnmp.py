@@ -286,6 +286,20 @@ def test_the_agent_answers_whatever_the_daemon_does(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_agent_outlives_a_fault_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with running(tmp_path, 1) as lab:
+
+            def fault() -> None:
+                raise ValueError("nobody thought of this")
+
+            lab.agent.gateway.tick = fault  # type: ignore[method-assign]
+            await lab.until(lambda: "nobody thought of this" in caplog.text)
+            assert await lab.get(f"{TUNNEL_STATUS}.1") == ["INTEGER: 1"]
+
+    asyncio.run(main())
+
+
 def test_rows_keep_their_numbers_over_a_restart_of_the_agent(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path, 4) as lab:
