@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,20 @@ sys.path.insert(0, str(Path(__file__).parent))  # the lab is a package beside th
 from lab import policy
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers() -> Iterator[None]:
+    """The daemons take over the logging of their packages; the next test finds it as it was."""
+    loggers = [logging.getLogger(name) for name in ("ipsecstack", "agent", "asyncio")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    raising = logging.raiseExceptions
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+    logging.raiseExceptions = raising
 
 
 @pytest.fixture(scope="session")

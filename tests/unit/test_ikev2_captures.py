@@ -62,7 +62,7 @@ def test_no_capture_breaks_the_codec(path: Path) -> None:
     try:
         datagrams = list(ike_datagrams(path))
     except (KeyError, struct.error):
-        pytest.skip("not a capture of IP packets")
+        datagrams = [path.read_bytes()]  # of another link type: octets all the same
     for data in datagrams:
         try:
             describe(parse_message(data))
