@@ -153,6 +153,10 @@ class SharedSecret:
 class IkeCounters:
     """Counts of one IKE SA; octets are UDP payload octets of IKE messages. They go on across an IKE SA's
     rekey only in the agent's totals: a rekeyed IKE SA starts at zero, as an IPsec SA does.
+
+    Of the exchanges for Child SAs, ``_in`` are those that the peer began, ``_out`` ours: ``invalids`` made no sense
+    (an exchange of ours, by its answer), ``rejects`` were refused by the other end with a notify. Those that are to
+    be tried again (TEMPORARY_FAILURE, INVALID_KE_PAYLOAD) are no rejects.
     """
 
     octets_in: int = 0

@@ -104,6 +104,13 @@ def test_no_common_child_proposal_keeps_the_ike_sa() -> None:
     assert "NO_PROPOSAL_CHOSEN" in result.message
     assert len(pair.a.ike()) == len(pair.b.ike()) == 1
     assert not pair.a.children()
+    # Refused once in IKE_AUTH, and again in a CREATE_CHILD_SA: by b, of what a began.
+    assert not outcome(pair).success
+    began, refused = (end.ike()[0].counters for end in pair.ends)
+    assert (began.child_exchanges_out, began.child_rejects_out, began.child_invalids_out) == (1, 2, 0)
+    assert (refused.child_exchanges_in, refused.child_rejects_in, refused.child_invalids_in) == (1, 2, 0)
+    assert (began.child_rejects_in, began.child_invalids_in) == (0, 0)
+    assert (refused.child_rejects_out, refused.child_invalids_out) == (0, 0)
     pair.check_no_leaks()
 
 

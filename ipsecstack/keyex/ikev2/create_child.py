@@ -84,7 +84,10 @@ def handle_response(sa: IkeSa, task: NewChild, message: Message, now: float) -> 
     except ChildFailure as failure:
         sa.log("IKE", 1, failure.message)
         sa.log("IKE", 1, "failed to establish CHILD_SA, keeping IKE_SA")
-        sa.counters.child_invalids_in += 1
+        if failure.received:
+            sa.counters.child_rejects_out += 1
+        else:
+            sa.counters.child_invalids_out += 1
         lifecycle.failed(sa, name, failure.reason, failure.message, received=failure.received)
         if failure.at_peer:
             sa.enqueue(DeleteChild.of_spi(offer.spi_in))

@@ -160,7 +160,10 @@ def _first_child(sa: IkeSa, task: IkeAuth, message: Message, ni: bytes, nr: byte
         sa.log("IKE", 1, failure.message)
         sa.log("IKE", 1, "failed to establish CHILD_SA, keeping IKE_SA")
         lifecycle.failed(sa, name, failure.reason, failure.message, received=failure.received)
-        sa.counters.child_invalids_in += 1
+        if failure.received:
+            sa.counters.child_rejects_out += 1
+        else:
+            sa.counters.child_invalids_out += 1
         if failure.at_peer:
             sa.enqueue(DeleteChild.of_spi(offer.spi_in))
         lifecycle.release_spi(sa, offer.spi_in)
@@ -212,7 +215,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         sa.log("IKE", 1, refusal.message)
         sa.log("IKE", 1, "failed to establish CHILD_SA, keeping IKE_SA")
         lifecycle.failed(sa, None, refusal.notify.name, refusal.message)
-        sa.counters.child_rejects_out += 1
+        sa.counters.child_rejects_in += 1
         return [*payloads, Notify(refusal.notify, refusal.data)]
     lifecycle.announce_child(sa, child)
     return payloads + made

@@ -150,6 +150,9 @@ def _answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
         what = f"payloads missing: {', '.join(missing)}" if missing else f"payload {twice} is there twice"
         sa.log("IKE", 1, f"{describe(message)}: {what}")
         sa.host.count(sa.name, "invalid")
+        if kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD):
+            sa.counters.child_exchanges_in += 1
+            sa.counters.child_invalids_in += 1
         return None
     before = sa.state
     _adopt_if_used(sa, message, now)
@@ -157,13 +160,11 @@ def _answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
         payloads: list[Payload] = row.handler(sa, message, now)
     except Refusal as refusal:
         sa.log("IKE", 1, refusal.message)
-        if kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD):
-            sa.counters.child_rejects_out += 1
-        if (
-            refusal.notify not in (NotifyType.TEMPORARY_FAILURE, NotifyType.INVALID_KE_PAYLOAD)
-            and not sa.muted
-        ):
-            lifecycle.failed(sa, None, refusal.notify.name, refusal.message)
+        if refusal.notify not in (NotifyType.TEMPORARY_FAILURE, NotifyType.INVALID_KE_PAYLOAD):
+            if kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD):
+                sa.counters.child_rejects_in += 1
+            if not sa.muted:
+                lifecycle.failed(sa, None, refusal.notify.name, refusal.message)
         payloads = [Notify(refusal.notify, refusal.data, refusal.protocol, refusal.spi)]
     _observe(sa, row, before)
     return payloads
@@ -274,6 +275,8 @@ def _broken_response(sa: IkeSa, task: Task, message_id: int, now: float) -> None
     """An authenticated response that makes no sense: the exchange is over and has failed."""
     sa.requests.answered(message_id)
     sa.active.pop(message_id, None)
+    if task.kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD):
+        sa.counters.child_invalids_out += 1
     task.abort(sa, "INVALID_SYNTAX", now)
     lifecycle.failed(sa, None, "INVALID_SYNTAX", "the peer's response is malformed")
     if sa.state is not State.ESTABLISHED:

@@ -90,7 +90,8 @@ def handle_response(sa: IkeSa, task: RekeyChild, message: Message, now: float) -
         new = negotiate.conclude_offer(sa, offer, message, offer.nonce, nr, now, hold_outbound=ours_lost)
     except ChildFailure as failure:
         sa.log("IKE", 1, failure.message)
-        sa.counters.child_invalids_in += 1
+        if failure.reason != "CHILD_SA_NOT_FOUND":
+            sa.counters.child_invalids_out += 1
         lifecycle.failed(sa, old.name, failure.reason, failure.message)
         if failure.at_peer:
             sa.enqueue(DeleteChild.of_spi(offer.spi_in))
@@ -154,6 +155,7 @@ def _refused(sa: IkeSa, task: RekeyChild, error: Notify, now: float) -> None:
         sa.host.finish(task.tickets, True, f"CHILD_SA {old.tag} is gone")
         return
     if error.type != NotifyType.TEMPORARY_FAILURE:
+        sa.counters.child_rejects_out += 1
         lifecycle.failed(
             sa, old.name, error.name, f"received {error.name} notify, rekeying failed", received=True
         )
