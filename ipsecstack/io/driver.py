@@ -17,7 +17,7 @@ from ipsecstack.stack import Stack
 log = logging.getLogger(__name__)
 
 NAT_KEEPALIVE_INTERVAL = 20.0  # seconds, RFC 3948 section 4
-_DEVICE_PACKETS = 64  # inner packets of one drain
+_DEVICE_PACKETS = 128  # inner packets of one drain
 _DEVICE_RETRY, _DEVICE_RETRY_LONGEST = 1.0, 30.0  # seconds
 
 

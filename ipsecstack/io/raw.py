@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from itertools import repeat
 
 from ipsecstack.dataplane.base import EspDatagrams
 from ipsecstack.io.errors import unbindable
@@ -21,6 +23,7 @@ from ipsecstack.io.sockets import (
     traffic_class_of,
 )
 from ipsecstack.ipsec.sa import Address
+from ipsecstack.wire.esp import HEADER_OCTETS
 
 ESP = 50
 
@@ -47,6 +50,32 @@ class RawEspSocket:
 
     def receive(self) -> list[Received]:
         """What waits in the socket, a bounded amount of it; the packets are views as those of ``UdpSocket``."""
+        return self._receive_ipv4() if self.family == socket.AF_INET else self._receive_ipv6()
+
+    def _receive_ipv4(self) -> list[Received]:
+        """The header tells all, and a buffer has room for any packet: no ancillary data is needed."""
+        sizes: list[int] = []
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError, InterruptedError):
+            sizes.extend(map(self._socket.recv_into, self._buffers))
+        received: list[Received] = []
+        last_ends: tuple[int, memoryview] | None = None
+        packets: list[bytes | memoryview] = []
+        for buffer, octets in zip(self._buffers, sizes, strict=False):
+            start = 4 * (buffer[0] & 0xF)
+            if octets - start < HEADER_OCTETS:
+                self.malformed += 1
+                continue
+            tos, addresses = buffer[1], buffer[12:20]
+            if (tos, addresses) != last_ends:
+                last_ends, packets = (tos, addresses), []
+                there, here = bytes(addresses[:4]), bytes(addresses[4:])
+                received.append(
+                    EspDatagrams(local_address(here, 0), local_address(there, 0), False, packets, tos)
+                )
+            packets.append(buffer[start:octets])
+        return received
+
+    def _receive_ipv6(self) -> list[Received]:
         received: list[Received] = []
         for buffer in self._buffers:
             try:
@@ -55,23 +84,16 @@ class RawEspSocket:
                 break
             except (ConnectionRefusedError, InterruptedError):
                 continue
-            if self.family == socket.AF_INET:
-                start = 4 * (buffer[0] & 0xF)
-                here, tos = local_address(bytes(buffer[16:20]), 0), buffer[1]
-            else:
-                start = 0
-                local, tos, _ = read_ancillary(ancillary, 0)
-                here = local or self._any
-            if flags & MSG_TRUNC or octets - start < 8:
+            if flags & MSG_TRUNC or octets < HEADER_OCTETS:
                 self.malformed += 1
                 continue
-            peer = host_address_of(sender)
-            data = buffer[start:octets]
+            local, tos, _ = read_ancillary(ancillary, 0)
+            here, peer = local or self._any, host_address_of(sender)
             last = received[-1] if received else None
             if isinstance(last, EspDatagrams) and (last.local, last.remote, last.ecn) == (here, peer, tos):
-                last.packets.append(data)
+                last.packets.append(buffer[:octets])
             else:
-                received.append(EspDatagrams(here, peer, False, [data], tos))
+                received.append(EspDatagrams(here, peer, False, [buffer[:octets]], tos))
         return received
 
     def send_esp(self, batch: EspDatagrams) -> int:
@@ -81,11 +103,10 @@ class RawEspSocket:
             *from_address(batch.local.host),
             *traffic_class_of(batch.remote.host.version, batch.ecn),
         ]
-        sent = 0
-        try:
-            for packet in batch.packets:
-                self._socket.sendmsg([packet], ancillary, 0, destination)
-                sent += 1
-        except BlockingIOError:
-            pass
-        return sent
+        sent: list[int] = []
+        messages = [(packet,) for packet in batch.packets]
+        with contextlib.suppress(BlockingIOError):
+            sent.extend(
+                map(self._socket.sendmsg, messages, repeat(ancillary), repeat(0), repeat(destination))
+            )
+        return len(sent)
