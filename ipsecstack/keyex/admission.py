@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import Counter
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
 from enum import Enum
 
 from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.keyex.base import Random
 from ipsecstack.keyex.options import Options
+from ipsecstack.keyex.window import ResponseWindow, Verdict
 
 
 class Decision(Enum):
@@ -118,15 +120,76 @@ class HalfOpen:
             if not self._per_host[host]:
                 del self._per_host[host]
 
-    def decide(self, host: IPAddress) -> Decision:
-        """By the limits of the options; a cookie is asked for before anything is computed."""
+    def decide(self, host: IPAddress, refused: int = 0, refused_here: int = 0) -> Decision:
+        """By the limits of the options; a cookie is asked for before anything is computed.
+
+        Attempts that were refused lately, of all and of this address, count for cookies: each had cost a key exchange.
+        They do not count for dropping, or one peer with a wrong secret would lock out all others behind its NAT.
+        """
         options, total, here = self._options, len(self._hosts), self._per_host[host]
         if options.init_limit_half_open and total >= options.init_limit_half_open:
             return Decision.DROP
         if options.block_threshold_ip and here >= options.block_threshold_ip:
             return Decision.DROP
-        if (options.cookie_threshold and total >= options.cookie_threshold) or (
-            options.cookie_threshold_ip and here >= options.cookie_threshold_ip
+        if (options.cookie_threshold and total + refused >= options.cookie_threshold) or (
+            options.cookie_threshold_ip and here + refused_here >= options.cookie_threshold_ip
         ):
             return Decision.DEMAND_COOKIE
         return Decision.ADMIT
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    spi_i: bytes
+    host: IPAddress
+    responses: ResponseWindow
+    until: float
+
+
+class Refusals:
+    """Responses to IKE_AUTH requests that were refused, for their retransmissions (RFC 7296 §2.1).
+
+    The IKE SA is gone with its keys; what stays is the response as sent, for ``lifetime`` seconds at most, and of the
+    latest ``limit`` refusals only.
+    """
+
+    def __init__(self, lifetime: float, limit: int = 1024) -> None:
+        self._lifetime = lifetime
+        self._limit = limit
+        self._kept: OrderedDict[bytes, _Refusal] = OrderedDict()
+        self._per_host: Counter[IPAddress] = Counter()
+
+    def keep(
+        self, spi_i: bytes, spi_r: bytes, host: IPAddress, responses: ResponseWindow, now: float
+    ) -> None:
+        """Remember the responses of an IKE SA that was refused; ``spi_r`` is our own SPI of it."""
+        self._kept[spi_r] = _Refusal(spi_i, host, responses, now + self._lifetime)
+        self._per_host[host] += 1
+        while len(self._kept) > self._limit:
+            self._drop_oldest()
+
+    def response(
+        self, spi_i: bytes, spi_r: bytes, message_id: int, datagram: bytes, now: float
+    ) -> bytes | None:
+        """The response if this is a retransmission of a refused request, octet for octet; else None."""
+        self._expire(now)
+        refusal = self._kept.get(spi_r)
+        if refusal is None or refusal.spi_i != spi_i:
+            return None
+        verdict, cached = refusal.responses.judge(message_id, datagram)
+        return cached if verdict is Verdict.DUPLICATE else None
+
+    def count(self, host: IPAddress, now: float) -> tuple[int, int]:
+        """How many are remembered: of all addresses, of this one."""
+        self._expire(now)
+        return len(self._kept), self._per_host[host]
+
+    def _expire(self, now: float) -> None:
+        while self._kept and next(iter(self._kept.values())).until <= now:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, refusal = self._kept.popitem(last=False)
+        self._per_host[refusal.host] -= 1
+        if not self._per_host[refusal.host]:
+            del self._per_host[refusal.host]

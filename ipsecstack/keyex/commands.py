@@ -35,6 +35,11 @@ def check(config: ConnectionConfig) -> None:
     names = [child.name for child in config.children]
     if len(names) != len(set(names)):
         raise CommandError(f"connection '{config.name}': two children have the same name")
+    for child in config.children:
+        if max(len(child.local_ts), len(child.remote_ts)) >= narrowing.MAX_ON_WIRE:
+            raise CommandError(
+                f"connection '{config.name}': child '{child.name}' has more traffic selectors than a message holds"
+            )
 
 
 # --- actions ---

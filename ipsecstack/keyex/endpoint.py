@@ -32,6 +32,7 @@ from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import Policies, PolicyKey
 from ipsecstack.keyex.reception import Reception
 from ipsecstack.keyex.registry import Registry
+from ipsecstack.keyex.window import ResponseWindow
 
 _NO_SPI = bytes(8)
 
@@ -159,6 +160,9 @@ class Endpoint:
     def removed(self, sa: SaId) -> None:
         self.registry.removed(sa)
 
+    def child_of(self, sa: SaId) -> ChildSa | None:
+        return self.registry.child(sa)
+
     def quiet(self, key: str) -> bool:
         allowed, suppressed = self._log_limit.allow(key, self._now)
         if allowed and suppressed:
@@ -198,6 +202,10 @@ class Endpoint:
         """A fresh IKE SA whose first request was refused: it never was."""
         self._touched.discard(sa)
 
+    def remember_refusal(self, sa: IkeSa, now: float) -> None:
+        responses, sa.responses = sa.responses, ResponseWindow()
+        self._reception.refusals.keep(sa.spi_i, sa.spi_r, sa.remote.host, responses, now)
+
     def forget(self, sa: IkeSa) -> None:
         self.registry.remove(sa)
         self._reception.forget(sa)
@@ -212,6 +220,9 @@ class Endpoint:
 
     def ike_sas_with(self, peer: Identity) -> Iterable[IkeSa]:
         return self.registry.by_peer(peer)
+
+    def count_with(self, peer: Identity) -> int:
+        return self.registry.count_of_peer(peer)
 
     def ike_sas_at(self, address: IPAddress) -> Iterable[IkeSa]:
         return self.registry.by_host(address)

@@ -40,6 +40,12 @@ class Options:
     """Unauthenticated answers (INVALID_IKE_SPI, INVALID_SPI, INVALID_MAJOR_VERSION) per second, over all peers."""
     log_rate: float = 10.0
     """Log lines per second and kind that unauthenticated datagrams may cause."""
+    max_packet: int = 10_000
+    """Longest IKE message that is read, octets; longer ones are dropped and counted (charon.max_packet)."""
+    children_limit: int = 10_000
+    """Child SAs of one IKE SA from which on a peer gets NO_ADDITIONAL_SAS; rekeying may have twice as many."""
+    peer_limit: int = 4096
+    """IKE SAs with one identity from which on its IKE_AUTH is refused; rekeying may have twice as many."""
     hint_interval: float = 5.0
     """Least time between two liveness checks that unauthenticated hints cause on one IKE SA (RFC 7296 §2.4)."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ipsecstack.ipsec.sa import Address, Direction, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress
-from ipsecstack.keyex.admission import Cookies, Decision, HalfOpen, RateLimit
+from ipsecstack.keyex.admission import Cookies, Decision, HalfOpen, RateLimit, Refusals
 from ipsecstack.keyex.base import LogRecorded, SendDatagram
 from ipsecstack.keyex.bookkeeping import STATISTIC_KEYS
 from ipsecstack.keyex.ikev2 import machine
@@ -44,6 +44,7 @@ class Reception:
     def __init__(self, host: Endpoint, registry: Registry, now: float) -> None:
         options = host.options
         self.half_open = HalfOpen(options)
+        self.refusals = Refusals(options.half_open_timeout)
         self.statistics = dict.fromkeys(STATISTIC_KEYS, 0)
         self._host = host
         self._registry = registry
@@ -53,6 +54,9 @@ class Reception:
 
     def receive(self, data: bytes, local: Address, remote: Address, now: float) -> None:
         """One IKE message without the non-ESP marker."""
+        if len(data) > self._host.options.max_packet:
+            self._reject(local, remote, f"{len(data)} octets are more than max_packet")
+            return
         try:
             header = Header.parse(data)
         except WireError as error:
@@ -96,7 +100,13 @@ class Reception:
         if sa is not None and not self._peer_spi_fits(sa, peer):
             sa = None
         if sa is None:
-            self._unknown_ike_spi(header, data, local, remote, now)
+            refusal = None
+            if header.from_initiator and not header.is_response:
+                refusal = self.refusals.response(peer, own, header.message_id, data, now)
+            if refusal is not None:
+                self._host.emit(SendDatagram(refusal, local, remote, local.port != self._host.options.port))
+            else:
+                self._unknown_ike_spi(header, data, local, remote, now)
             return
         if header.next_payload == PayloadType.NOTIFY and sa.state is State.ESTABLISHED:
             # Not encrypted: nobody vouches for it. It may be a hint that the peer lost its state (§2.4, §2.21.4).
@@ -107,6 +117,8 @@ class Reception:
         sa.muted = self._host.quiet("initial")
         sa.log("NET", 1, f"received packet: from {remote} to {local} ({len(data)} bytes)")
         machine.receive(sa, header, data, local, remote, now)
+        if sa.state is not State.HALF_OPEN:
+            sa.muted = False  # forged packets must not silence what an authenticated IKE SA has to say
 
     @staticmethod
     def _peer_spi_fits(sa: IkeSa, peer: bytes) -> bool:
@@ -202,7 +214,7 @@ class Reception:
         if nonce is None:
             self._reject(local, remote, "IKE_SA_INIT request without a nonce")
             return
-        decision = self.half_open.decide(remote.host)
+        decision = self.half_open.decide(remote.host, *self.refusals.count(remote.host, now))
         if decision is Decision.DROP:
             self.statistics["half-open-drops"] += 1
             self._reject(local, remote, "too many half-open IKE_SAs")

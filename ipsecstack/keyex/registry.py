@@ -45,6 +45,9 @@ class _Index(Generic[K]):
     def get(self, key: K) -> list[IkeSa]:
         return list(self._groups.get(key, {}).values())
 
+    def count(self, key: K) -> int:
+        return len(self._groups.get(key, {}))
+
 
 class Registry:
     """See the module's text. ``refresh`` is called with each change of an IKE SA."""
@@ -85,6 +88,10 @@ class Registry:
     def by_peer(self, peer: Identity) -> list[IkeSa]:
         """Authenticated IKE SAs by the peer's identity."""
         return self._by_peer.get((peer.type, peer.data.lower()))
+
+    def count_of_peer(self, peer: Identity) -> int:
+        """How many ``by_peer`` would give."""
+        return self._by_peer.count((peer.type, peer.data.lower()))
 
     def child(self, sa: SaId) -> ChildSa | None:
         """The Child SA that an installed IPsec SA belongs to."""

@@ -10,7 +10,7 @@ import pytest
 from ike_network import ESP_GCM, Pair, host, mirrored
 
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import ChildConfig
+from ipsecstack.keyex.base import ChildConfig, SendDatagram
 from ipsecstack.keyex.ikev2 import machine
 from ipsecstack.keyex.ikev2.informational import Liveness
 from ipsecstack.keyex.ikev2.sa import IkeSa
@@ -43,7 +43,7 @@ from ipsecstack.wire.ikev2 import (
 Seen = list[tuple[Row, State, State]]
 
 
-def observed_pair(seen: Seen, **options: object) -> Pair:
+def observed_pair(seen: Seen, seed: int = 1, **options: object) -> Pair:
     def observer(row: object, before: object, after: object) -> None:
         assert isinstance(row, Row)
         assert isinstance(before, State)
@@ -54,7 +54,7 @@ def observed_pair(seen: Seen, **options: object) -> Pair:
     second_a = ChildConfig("two", (), (), (ESP_GCM,))
     a, b = replace(a, children=(*a.children, second_a)), replace(b, children=(*b.children, second_a))
     settings = Options(observer=observer, retransmit_jitter=0.0, **options)  # type: ignore[arg-type]
-    return Pair(a=a, b=b, options=settings)
+    return Pair(a=a, b=b, seed=seed, options=settings)
 
 
 def live(pair: Pair, who: str) -> IkeSa:
@@ -149,6 +149,7 @@ def test_every_row_is_taken_and_leads_where_it_says() -> None:
     late_requests(pair)
     crossing(seen)
     before_rekey(seen)
+    late_rekey(seen)
     taken = {(row.state, row.role, row.kind) for row, _, _ in seen}
     missing = [row.story for row in ROWS if (row.state, row.role, row.kind) not in taken]
     assert not missing
@@ -177,6 +178,52 @@ def before_rekey(seen: Seen) -> None:
     pair.b.flush()
     pair.run(20)
     pair.check_agreement()
+
+
+def late_rekey(seen: Seen) -> None:
+    """Both rekey the IKE SA, b wins and uses its own at once; what it sent on the old one comes to a long after."""
+    for seed in range(20):  # until the nonces are so
+        pair = observed_pair(seen, seed)
+        pair.up()
+        old = live(pair, "a")
+        held: list[SendDatagram] = []
+
+        def tap(
+            sender: object,
+            output: SendDatagram,
+            pair: Pair = pair,
+            old: IkeSa = old,
+            held: list[SendDatagram] = held,
+        ) -> bool:
+            request = not output.data[19] & 0x20 and output.data[18] == 36
+            if sender is pair.b and output.data[:8] == old.spi_i and not request:
+                held.append(output)
+                return False
+            return True
+
+        pair.tap = tap
+        for end in pair.ends:
+            end.do(end.endpoint.rekey, ike="conn")
+        pair.run(0.05)
+        winner = next((sa for sa in pair.b.endpoint.registry.all() if sa.initiator and not sa.parent), None)
+        if winner is None or winner.silent or winner.spi_i == old.spi_i:
+            continue
+        winner.enqueue(Liveness(), first=True)
+        machine.pump(winner, pair.now)
+        pair.b.flush()
+        pair.run(0.05)
+        if old.state is not State.REKEYED:
+            continue
+        pair.tap = None
+        for output in held:
+            pair.deliver(output.data, output.local, output.remote)
+        pair.run(30)
+        assert not pair.a.failures()
+        assert not pair.b.failures()
+        assert len(pair.a.ike()) == len(pair.b.ike()) == 1
+        pair.check_agreement()
+        return
+    raise AssertionError("b never won")
 
 
 @pytest.mark.parametrize("state", [State.ESTABLISHED, State.REKEYED, State.DELETING])

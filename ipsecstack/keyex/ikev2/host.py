@@ -51,6 +51,10 @@ class Host(Protocol):
 
     def removed(self, sa: SaId) -> None: ...
 
+    def child_of(self, sa: SaId) -> ChildSa | None:
+        """The Child SA that an IPsec SA belongs to, be it of this or of another IKE SA."""
+        ...
+
     def quiet(self, key: str) -> bool:
         """Whether a log line that unauthenticated input causes is to be suppressed, to keep the log readable."""
         ...
@@ -75,6 +79,10 @@ class Host(Protocol):
         """Take a new IKE SA into the tables."""
         ...
 
+    def remember_refusal(self, sa: IkeSa, now: float) -> None:
+        """The IKE SA ends because its IKE_AUTH request was refused: keep the response for retransmissions."""
+        ...
+
     def forget(self, sa: IkeSa) -> None:
         """The IKE SA is dead: take it out of the tables."""
         ...
@@ -89,6 +97,10 @@ class Host(Protocol):
 
     def ike_sas_with(self, peer: Identity) -> Iterable[IkeSa]:
         """The authenticated IKE SAs with a peer of this identity."""
+        ...
+
+    def count_with(self, peer: Identity) -> int:
+        """How many authenticated IKE SAs there are with a peer of this identity."""
         ...
 
     def ike_sas_at(self, address: IPAddress) -> Iterable[IkeSa]:

@@ -10,6 +10,7 @@ from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
+from ipsecstack.keyex.ikev2.proposals import DEFAULT_IKE, permits
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import Kind, State
 from ipsecstack.keyex.ikev2.task import Refusal, Task
@@ -193,13 +194,18 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
             _same_peer(sa, other) for other in sa.host.ike_sas_with(sa.remote_id)
         ):
             raise AuthFailure("UNIQUE", f"an IKE_SA with '{sa.remote_id.text}' is up and is to be kept")
+        if sa.host.count_with(sa.remote_id) >= sa.host.options.peer_limit:
+            raise AuthFailure(
+                "NO_ADDITIONAL_SAS",
+                f"'{sa.remote_id.text}' has {sa.host.options.peer_limit} IKE_SAs, peer_limit",
+            )
         own_id = IdR(sa.local_id.type, sa.local_id.data)
         certificates, own_auth = authenticate.build(sa, config, own_id)
     except (AuthFailure, CertificateError) as failure:
         wrapped = failure if isinstance(failure, AuthFailure) else AuthFailure("CERTIFICATE", str(failure))
         sa.log("IKE", 1, wrapped.message)
         lifecycle.failed(sa, None, wrapped.reason, wrapped.message)
-        sa.after_reply.append(lambda at: lifecycle.destroy(sa, "auth-failed", at))
+        sa.after_reply.append(lambda at: refused(sa, at))
         return [Notify(NotifyType.AUTHENTICATION_FAILED)]
     ni, nr = initial.peer_nonce, initial.nonce
     sa.initial = None
@@ -219,6 +225,12 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         return [*payloads, Notify(refusal.notify, refusal.data)]
     lifecycle.announce_child(sa, child)
     return payloads + made
+
+
+def refused(sa: IkeSa, now: float) -> None:
+    """As responder, after the refusal was sent: nothing stays but what answers a retransmission of the request."""
+    sa.host.remember_refusal(sa, now)
+    lifecycle.destroy(sa, "auth-failed", now)
 
 
 def _authenticated_config(
@@ -243,6 +255,10 @@ def _authenticated_config(
             continue
         own = authenticate.local_round(config).id
         if asked is not None and own is not None and not identity.matches(own, asked):
+            continue
+        if not permits(config.proposals or DEFAULT_IKE, sa.suite):
+            # IKE_SA_INIT was answered for another connection between these addresses, with a suite of that one.
+            sa.log("CFG", 1, f"peer config '{config.name}' does not permit {sa.suite}, skipped")
             continue
         matching.append(config)
     if not matching:
@@ -286,6 +302,15 @@ def _same_peer(sa: IkeSa, other: IkeSa) -> bool:
     )
 
 
+def _crossed(sa: IkeSa, other: IkeSa) -> bool:
+    """Each end made one of them, and both were on their way at once as far as this end can tell.
+
+    Each end would delete the other one, as the elder. So both must choose the same, by what both know: the SPIs.
+    """
+    apart = abs(sa.created - other.created)
+    return sa.initiator is not other.initiator and apart <= sa.host.options.give_up_after
+
+
 def enforce_unique(sa: IkeSa, now: float, *, initial_contact: bool) -> None:
     """INITIAL_CONTACT drops elder IKE SAs of the same identities silently (§2.4); unique = replace deletes them."""
     if sa.config is None or sa.config.unique is UniquePolicy.NEVER or sa.remote_id is None:
@@ -295,8 +320,14 @@ def enforce_unique(sa: IkeSa, now: float, *, initial_contact: bool) -> None:
             continue
         if initial_contact and (other.established or 0) >= sa.created:
             # Both ends initiated at once: the peer said it before it had the other IKE SA, so it tells nothing of it.
-            continue
-        if initial_contact:
+            initial_contact = False
+        if not initial_contact and sa.config.unique is UniquePolicy.REPLACE and _crossed(sa, other):
+            loser = max(sa, other, key=lambda one: (one.spi_i, one.spi_r))
+            sa.log("IKE", 1, f"deleting IKE_SA {loser.tag}, both ends initiated at once")
+            loser.enqueue(DeleteIke("replaced"), first=True)
+            if loser is sa:
+                return
+        elif initial_contact:
             sa.log("IKE", 1, f"destroying duplicate IKE_SA {other.tag} for peer, received INITIAL_CONTACT")
             lifecycle.destroy(other, "replaced", now)
         elif sa.config.unique is UniquePolicy.REPLACE:

@@ -233,7 +233,6 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     initial.nonce = host.random(NONCE_OCTETS)
     initial.peer_nonce = nonce.data
     initial.peer_hashes = _peer_hashes(message)
-    authenticate.note_certificate_requests(sa, message)
     keymat.protect_initial(sa, suite, shared, nonce.data, initial.nonce)
     finding = nat.detect(message, sa.spi_i, bytes(8), sa.local, sa.remote)
     note_nat(sa, config, finding)

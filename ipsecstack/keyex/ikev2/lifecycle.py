@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipsecstack.crypto.ikekeys import ChildKeys
-from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, SaDescription, SaId
+from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, SaDescription, SaId, SecurityProtocol
 from ipsecstack.keyex.base import (
     ChildAction,
     ChildSaDeleted,
@@ -140,6 +140,7 @@ def install_child(
     child.inbound = inbound.id
     _install(sa, child, inbound)
     child.pending_out = outbound
+    host.installed(outbound.id, child)  # taken from now on, though it may be installed later
     child.owner = sa
     sa.children.append(child)
     if hold_outbound:
@@ -160,10 +161,22 @@ def release_outbound(sa: IkeSa, child: ChildSa) -> None:
 
 
 def _install(sa: IkeSa, child: ChildSa, description: SaDescription) -> None:
-    sa.host.emit(InstallSa(description))
     sa.host.installed(description.id, child)
+    sa.host.emit(InstallSa(description))
     if sa.host.options.export_keys:
         sa.host.emit(KeysDerived("esp_sa", keymat.esp_line(description)))
+
+
+def peer_spi_free(sa: IkeSa, protocol: SecurityProtocol, spi: int) -> bool:
+    """No SA goes to this SPI at the peer's address yet. Another peer behind the same NAT may have it, or claim it."""
+    return sa.host.child_of(SaId(Direction.OUT, protocol, spi, sa.remote.host)) is None
+
+
+def _drop_pending(sa: IkeSa, child: ChildSa) -> None:
+    """The outbound SA that waited will never be installed."""
+    if child.pending_out is not None:
+        sa.host.removed(child.pending_out.id)
+    child.pending_out = child.check_outbound_at = None
 
 
 def _remove(sa: IkeSa, which: SaId) -> None:
@@ -240,7 +253,7 @@ def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
         return
     if child.replaced_by is not None:
         release_outbound(sa, child.replaced_by)
-    child.pending_out = child.check_outbound_at = None
+    _drop_pending(sa, child)
     if child.outbound is not None:
         _remove(sa, child.outbound)
     child.state = ChildState.DELETED
@@ -258,7 +271,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: boo
         release_outbound(sa, child.replaced_by)
         reason = "rekeyed"
     lingering = child.state is ChildState.DELETED
-    child.pending_out = child.check_outbound_at = None
+    _drop_pending(sa, child)
     if child.outbound is not None and not lingering:
         _remove(sa, child.outbound)
     if child.inbound is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipsecstack.crypto.errors import IntegrityError
-from ipsecstack.ipsec.sa import Address, SaId
+from ipsecstack.ipsec.sa import Address, Direction, SaId
 from ipsecstack.keyex.base import SendDatagram, UpdateSa
 from ipsecstack.keyex.ikev2 import ike_auth, lifecycle
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
@@ -132,6 +132,11 @@ def _receive_request(
     sa.responses.answered(data, response)
     _log_out(sa, Message(answer, tuple(payloads)))
     send(sa, response, local, remote)
+    if sa.state is State.HALF_OPEN and not sa.after_reply:
+        # A malformed IKE_AUTH request ends the attempt (§2.21.2); the initiator begins anew.
+        lifecycle.failed(sa, None, "INVALID_SYNTAX", "the peer's IKE_AUTH request is malformed")
+        ike_auth.refused(sa, now)
+        return
     actions, sa.after_reply = sa.after_reply, []
     for action in actions:
         action(now)
@@ -326,6 +331,11 @@ def _authenticated(sa: IkeSa, data: bytes, local: Address, remote: Address, now:
 
 def move(sa: IkeSa, local: Address, remote: Address) -> None:
     """The peer is reached at another address or port from now on."""
+    if remote.host != sa.remote.host and not _spis_free(sa, remote):
+        sa.log(
+            "IKE", 1, f"remote endpoint stays {sa.remote}: at {remote.host} an SPI of it is in use already"
+        )
+        return
     sa.log("IKE", 1, f"remote endpoint changed from {sa.remote} to {remote}")
     sa.local, sa.remote = local, remote
     for child in sa.children:
@@ -336,9 +346,20 @@ def move(sa: IkeSa, local: Address, remote: Address) -> None:
             sa.host.emit(UpdateSa(child.outbound, local, remote, child.encapsulated))
             child.outbound = _renamed(sa, child, child.outbound, remote)
         if child.pending_out is not None:
-            child.pending_out = replace(child.pending_out, source=local, destination=remote)
+            waiting = replace(child.pending_out, source=local, destination=remote)
+            _renamed(sa, child, child.pending_out.id, remote)
+            child.pending_out = waiting
         sa.host.touch(sa, child)
     update_addresses(sa)
+
+
+def _spis_free(sa: IkeSa, remote: Address) -> bool:
+    """Nobody else at this address has an SPI that we send to: SAs of two peers must not become one."""
+    for child in sa.children:
+        taken = sa.host.child_of(SaId(Direction.OUT, child.protocol, child.spi_out, remote.host))
+        if taken is not None and taken.owner is not sa:
+            return False
+    return True
 
 
 def _renamed(sa: IkeSa, child: ChildSa, old: SaId, destination: Address) -> SaId:

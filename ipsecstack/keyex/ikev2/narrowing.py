@@ -9,6 +9,7 @@ from ipsecstack.ipsec.selectors import IPAddress, SelectorError, TrafficSelector
 from ipsecstack.wire.ikev2 import Ts, TsType
 
 MAX_SELECTORS = 64
+MAX_ON_WIRE = 255
 
 
 def to_wire(selectors: Iterable[TrafficSelector]) -> tuple[Ts, ...]:
@@ -49,14 +50,19 @@ def resolve(configured: Sequence[TrafficSelector], address: IPAddress) -> tuple[
 
 
 def narrow(own: Sequence[TrafficSelector], offered: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
-    """What both sides select: all intersections, without those inside another, in the peer's order."""
+    """What both sides select: all intersections, without those inside another, in the peer's order.
+
+    Of a peer's selectors 64 are looked at, and no more come out than a TS payload holds: that is narrowing as well.
+    """
     found: list[TrafficSelector] = []
     for theirs in offered[:MAX_SELECTORS]:
         for ours in own:
             common = ours.intersect(theirs)
             if common is not None and common not in found:
                 found.append(common)
-    return tuple(ts for ts in found if not any(other != ts and other.covers(ts) for other in found))
+    found = found[: 2 * MAX_ON_WIRE]
+    distinct = [ts for ts in found if not any(other != ts and other.covers(ts) for other in found)]
+    return tuple(distinct[:MAX_ON_WIRE])
 
 
 def within(selectors: Sequence[TrafficSelector], offered: Sequence[TrafficSelector]) -> bool:

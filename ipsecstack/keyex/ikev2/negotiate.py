@@ -138,6 +138,8 @@ def conclude_offer(
             f"peer chose {proposals_text(sa_payload.proposals)}, which was not offered",
             at_peer=True,
         )
+    if not lifecycle.peer_spi_free(sa, SecurityProtocol.ESP, int.from_bytes(suite.spi, "big")):
+        raise ChildFailure("INVALID_SYNTAX", f"peer's SPI {suite.spi.hex()} is in use already", at_peer=True)
     if suite.spi in sa.early_deletes:
         sa.early_deletes.discard(suite.spi)
         raise ChildFailure("CHILD_SA_NOT_FOUND", "peer has deleted the CHILD_SA already")
@@ -240,6 +242,9 @@ def answer_offer(
     if sa_payload is None or message.get(TsI) is None or message.get(TsR) is None:
         raise Refusal(NotifyType.INVALID_SYNTAX, "SA or traffic selectors are missing")
     assert sa.config is not None
+    limit = sa.host.options.children_limit * (1 if rekeyed is None else 2)
+    if len(sa.children) >= limit:
+        raise Refusal(NotifyType.NO_ADDITIONAL_SAS, f"the IKE_SA has {limit} CHILD_SAs, children_limit")
     if rekeyed is not None:
         config = replace(
             sa.config,
@@ -276,6 +281,8 @@ def answer_offer(
     payloads.append(Notify(NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED))
     if int.from_bytes(suite.spi, "big") < 256:
         raise Refusal(NotifyType.INVALID_SYNTAX, "an SPI below 256 is reserved")
+    if not lifecycle.peer_spi_free(sa, SecurityProtocol.ESP, int.from_bytes(suite.spi, "big")):
+        raise Refusal(NotifyType.TEMPORARY_FAILURE, f"peer's SPI {suite.spi.hex()} is in use already")
     spi_in = sa.host.allocate_spi()
     sa.log("CFG", 1, f"selected proposal: {suite}")
     child = ChildSa(

@@ -133,6 +133,18 @@ def select(
     return None
 
 
+def permits(own: Sequence[Proposal], suite: Suite) -> bool:
+    """Whether what was negotiated is among these IKE proposals."""
+    chosen = select(
+        own,
+        (suite.wire,),
+        protocol=SecurityProtocol.IKE,
+        with_ke=True,
+        spi_octets=len(suite.wire.spi),
+    )
+    return chosen is not None
+
+
 def accept(
     offered: Sequence[SaProposal], answer: Sequence[SaProposal], *, with_ke: bool, spi_octets: int
 ) -> Suite | None:

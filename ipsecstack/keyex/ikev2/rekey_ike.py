@@ -161,11 +161,15 @@ def handle_response(sa: IkeSa, task: RekeyIke, message: Message, now: float) -> 
     sa.host.count(sa.name, "ike-rekey-init")
     new.state = State.ESTABLISHED
     sa.host.adopt(new)
+    if sa.successor is not None:
+        # The peer uses what it made at the same time, so it knows that ours has lost.
+        new.parent = None
+        _discard_redundant(sa, new)
+        sa.host.finish(task.tickets, True, f"IKE_SA {sa.tag} rekeyed by the peer")
+        return
     if rival is not None and min(new.nonces) < min(rival.nonces):
-        sa.log("IKE", 1, "IKE_SA rekey collision lost, deleting redundant IKE_SA")
         task.rival = None
-        new.silent = True
-        new.enqueue(DeleteIke("redundant"))
+        _discard_redundant(sa, new)
         conclude(sa, rival, now)
     else:
         if rival is not None:
@@ -180,9 +184,20 @@ def handle_response(sa: IkeSa, task: RekeyIke, message: Message, now: float) -> 
     sa.host.finish(task.tickets, True, f"IKE_SA {sa.tag} rekeyed")
 
 
+def _discard_redundant(sa: IkeSa, new: IkeSa) -> None:
+    """The loser of a collision is deleted by the end that asked for it (§2.8.1)."""
+    sa.log("IKE", 1, "IKE_SA rekey collision lost, deleting redundant IKE_SA")
+    new.silent = True
+    new.enqueue(DeleteIke("redundant"))
+
+
 def _refused(sa: IkeSa, task: RekeyIke, error: Notify | None, now: float) -> None:
     rival, made = task.rival, task.offer
     assert made is not None
+    if sa.successor is not None:
+        task.offer = None
+        sa.host.finish(task.tickets, True, f"IKE_SA {sa.tag} rekeyed by the peer")
+        return
     if rival is not None:
         task.rival = task.offer = None
         conclude(sa, rival, now)
@@ -207,6 +222,9 @@ def _refused(sa: IkeSa, task: RekeyIke, error: Notify | None, now: float) -> Non
 
 def _later(sa: IkeSa, task: RekeyIke, reason: str, now: float) -> None:
     task.offer = None
+    if sa.successor is not None:
+        sa.host.finish(task.tickets, True, f"IKE_SA {sa.tag} rekeyed by the peer")
+        return
     sa.rekey_at = retry_at(sa, now)
     sa.log("IKE", 1, f"rekeying IKE_SA failed: {reason}, trying again in {int(sa.rekey_at - now)}s")
     sa.host.touch(sa)
@@ -220,6 +238,10 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     ):
         raise Refusal(
             NotifyType.TEMPORARY_FAILURE, "peer wants to rekey the IKE_SA, but a CHILD_SA is in the making"
+        )
+    if sa.remote_id is not None and sa.host.count_with(sa.remote_id) >= 2 * sa.host.options.peer_limit:
+        raise Refusal(
+            NotifyType.TEMPORARY_FAILURE, "too many replaced IKE_SAs of this peer wait for deletion"
         )
     ours = sa.busy_with(Kind.REKEY_IKE)
     task = ours if isinstance(ours, RekeyIke) else None

@@ -82,6 +82,8 @@ ROWS: tuple[Row, ...] = (
          "The peer deletes the old IKE SA."),
     _row(S.REKEYED, IN, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_response, (S.REKEYED,),
          "The response to something sent before the rekeying."),
+    _row(S.REKEYED, IN, K.REKEY_IKE, {N.SA, N.NONCE, N.KE}, _NONE, rekey_ike.handle_response, (S.REKEYED,),
+         "Our own replacement comes late: the peer uses the one that it made meanwhile. Ours is deleted."),
     _row(S.REKEYED, R, K.NEW_CHILD, _CHILD_KE, {N.KE, N.CP}, create_child.refuse_request, (S.REKEYED,),
          "Too late here: TEMPORARY_FAILURE."),
     _row(S.REKEYED, R, K.REKEY_CHILD, _CHILD_KE | {N.REKEY_SA}, {N.KE}, create_child.refuse_request, (S.REKEYED,),
