@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -39,6 +39,8 @@ UNKNOWN_CONTEXTS = (1, 3, 6, 1, 6, 3, 12, 1, 5, 0)
 UNKNOWN_PDU_HANDLERS = (1, 3, 6, 1, 6, 3, 11, 2, 1, 3, 0)
 """snmpUnknownPDUHandlers.0 (RFC 3412)."""
 MAX_PENDING_SETS = 64
+MAX_PENDING_SETS_OF_ONE = 16
+"""Of one name and host, so that one manager's SETs leave room for the others'."""
 ANSWER_LIFETIME = 120.0
 """Seconds after a notification of ours that messages from its receiver are taken for answers."""
 MAX_ASKED = 1024
@@ -62,6 +64,7 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         self.counters = counters
         self.communities: tuple[Community, ...] = ()
         self._pending: dict[tuple[object, ...], list[Callable[[bytes | None], None]]] = {}
+        self._begun: Counter[tuple[int, str, str]] = Counter()
         self._retransmissions = Retransmissions()
         self._seen_sets = SeenSets(2 * TIME_WINDOW + 1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -270,11 +273,12 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             self.counters.sets_replayed += 1
             limited.warning("replay", "a recorded SET of %s came again from %s", who.name, who.peer)
             return
-        if len(self._pending) >= MAX_PENDING_SETS:
+        if len(self._pending) >= MAX_PENDING_SETS or self._begun[who.manager] >= MAX_PENDING_SETS_OF_ONE:
             self.counters.sets_refused_busy += 1
             answer(self._responder.busy(request, who, budget))
             return
         self._pending[key] = [answer]
+        self._begun[who.manager] += 1
         self._start(self._set(request, who, budget, key))
 
     async def _set(self, request: RequestPdu, who: Requester, budget: int, key: tuple[object, ...]) -> None:
@@ -284,6 +288,9 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             self._retransmissions.keep(key, response, time.monotonic())
         finally:
             answers = self._pending.pop(key)
+            self._begun[who.manager] -= 1
+            if not self._begun[who.manager]:
+                del self._begun[who.manager]
         for answer in answers:
             answer(response)
 

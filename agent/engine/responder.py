@@ -36,7 +36,12 @@ class Requester:
     name: str
     level: int
     context: str
-    peer: object = None
+    peer: tuple[str, int] = ("", 0)
+
+    @property
+    def manager(self) -> tuple[int, str, str]:
+        """Who it is by name and host, whatever the port."""
+        return self.model, self.name, self.peer[0]
 
 
 class UnknownContext(Exception):

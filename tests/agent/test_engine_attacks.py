@@ -201,7 +201,7 @@ def test_a_set_does_not_wait_longer_than_its_manager(tmp_path: Path) -> None:
                 values=[ber.integer(1)],
                 request_id=number,
             )
-            agent.dispatcher.receive(v2c(pdu, b"writer"), Peer(("127.0.0.1", 1), 0))
+            agent.dispatcher.receive(v2c(pdu, b"writer"), Peer((f"127.0.0.{number + 1}", 1), 0))
             await asyncio.sleep(0)
         begun = time.monotonic()
         while agent.dispatcher._tasks:

@@ -284,12 +284,19 @@ def test_too_many_sets_at_once_are_refused(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         model.gate = asyncio.Event()
-        for number in range(70):
+        for number in range(20):
             pdu = set_request((scalar("sSlow"), ber.integer(number)), request_id=number)
-            agent.dispatcher.receive(v2c(pdu, b"writer"), PEER)
+            agent.dispatcher.receive(v2c(pdu, b"writer"), Peer(("127.0.0.1", 40000 + number), 0))
         statuses = [unwrap(sent).status for sent in agent.transport.sent]
-        assert statuses == [ErrorStatus.resourceUnavailable] * 6
+        assert statuses == [ErrorStatus.resourceUnavailable] * 4
+        # the others' places are not one manager's to take
+        for number in range(50):
+            agent.dispatcher.receive(v2c(pdu, b"writer"), Peer((f"127.0.1.{number}", 40000), 0))
+        assert len(agent.transport.sent) == 4 + 2
+        await asyncio.sleep(0)
         await agent.dispatcher.drain()
+        assert not agent.dispatcher._pending
+        assert not agent.dispatcher._begun
 
     asyncio.run(scenario())
     assert agent.agent.counters.sets_refused_busy == 6
