@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
+from dataclasses import dataclass, field
 
 from bench.figures import Figure
+from lab.gateway import Gateway
 from lab.netns import Namespace
 from lab.process import wait_until
 from lab.swanconf import Child, Tunnel
@@ -19,7 +22,7 @@ from lab.tools import find_tool
 from lab.topology import WAN4, Pair, pair
 
 SECONDS = 2.0
-ESP = "aes128gcm16"
+GCM, CBC = "aes128gcm16", "aes128-sha256"
 IPERF_PORT = 5201
 
 
@@ -66,13 +69,57 @@ def small_packets(client: Namespace, server: Namespace, source: str, target: str
         serving.wait()
 
 
-def up(stack: contextlib.ExitStack, kind: str, encapsulated: bool = True) -> Pair:
-    options = {"encap": "yes"} if encapsulated else {}
-    tunnel = Tunnel(children=(Child("net", ("10.1.0.0/24", "10.2.0.0/24"), ESP),), options=options)
-    made = stack.enter_context(pair((kind, kind), (tunnel,)))
+@dataclass
+class Path:
+    """A way from a to b, and what is measured on it; ``base`` is the name of the path it is compared with."""
+
+    name: str
+    pair: Pair
+    ends: tuple[str, str]
+    base: str | None = None
+    small: bool = False
+    tcp: list[float] = field(default_factory=list)
+    cost: list[float] = field(default_factory=list)
+    udp: list[float] = field(default_factory=list)
+
+    def measure(self) -> None:
+        before = sum(map(processor_time, self.pair.gateways))
+        rate = iperf(*self.pair.namespaces, *self.ends)
+        spent = sum(map(processor_time, self.pair.gateways)) - before
+        self.tcp.append(rate)
+        self.cost.append(spent / (rate * SECONDS / 8000))
+        if self.small:
+            self.udp.append(small_packets(*self.pair.namespaces, *self.ends))
+
+
+def processor_time(gateway: Gateway) -> float:
+    """Seconds that a daemon has computed so far, in user mode and in the kernel."""
+    with open(f"/proc/{gateway.process.pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def up(stack: contextlib.ExitStack, kind: str, esp: str, encap: str) -> Pair:
+    child = Child("net", ("10.1.0.0/24", "10.2.0.0/24"), esp)
+    made = stack.enter_context(pair((kind, kind), (Tunnel(children=(child,), options={"encap": encap}),)))
     made.a.initiate("net")
     made.b.wait_child("net")
     return made
+
+
+def paths_in(stack: contextlib.ExitStack) -> list[Path]:
+    paths = []
+    for esp, words in ((GCM, "AES-GCM"), (CBC, "AES-CBC+HMAC")):
+        theirs = f"strongSwan's userspace ESP, {words}"
+        for kind, encap, name in (
+            ("ours", "yes", f"our tunnel, {words}, in UDP"),
+            ("ours", "no", f"our tunnel, {words}, native"),
+            ("strongswan", "yes", theirs),
+        ):
+            made = up(stack, kind, esp, encap)
+            base = theirs if kind == "ours" else None
+            paths.append(Path(name, made, made.ends(), base, esp == GCM))
+    return [*paths, Path("the bare veth", paths[0].pair, WAN4, small=True)]
 
 
 def measure(rounds: int) -> list[Figure]:
@@ -80,29 +127,24 @@ def measure(rounds: int) -> list[Figure]:
         if find_tool(tool) is None:
             raise SystemExit(f"bench: {tool} is not installed; make bench as root installs it")
     with contextlib.ExitStack() as stack:
-        ours = up(stack, "ours")
-        native = up(stack, "ours", encapsulated=False)
-        theirs = up(stack, "strongswan")
-        paths = {
-            "through our tunnel": (ours.namespaces, ours.ends()),
-            "through our tunnel, native ESP": (native.namespaces, native.ends()),
-            "through strongSwan's userspace ESP": (theirs.namespaces, theirs.ends()),
-            "over the bare veth": (ours.namespaces, WAN4),
-        }
-        tcp: dict[str, list[float]] = {path: [] for path in paths}
-        udp: dict[str, list[float]] = {path: [] for path in paths}
+        paths = paths_in(stack)
         for _ in range(rounds):
-            for path, (namespaces, ends) in paths.items():
-                tcp[path].append(iperf(*namespaces, *ends))
-                udp[path].append(small_packets(*namespaces, *ends))
+            for path in paths:
+                path.measure()
                 time.sleep(0.1)
-    figures = []
-    for name, unit, values in (("TCP", "Mbit/s", tcp), ("UDP of 50 octets", "1,000 packets/s", udp)):
-        of = {path: Figure(f"{name} {path}", unit, got) for path, got in values.items()}
-        for mine in ("through our tunnel", "through our tunnel, native ESP"):
-            of[mine].against = [
-                ("strongSwan's", of["through strongSwan's userspace ESP"]),
-                ("bare veth", of["over the bare veth"]),
-            ]
-        figures += of.values()
+    figures: list[Figure] = []
+    for kind, unit, of in (
+        ("TCP", "Mbit/s", lambda path: path.tcp),
+        ("daemons' processor time, TCP", "s/GB", lambda path: path.cost if path.ends != WAN4 else []),
+        ("UDP of 50 octets", "1,000 packets/s", lambda path: path.udp),
+    ):
+        found = {path.name: Figure(f"{kind}: {path.name}", unit, of(path)) for path in paths if of(path)}
+        for path in paths:
+            if path.base and path.name in found:
+                found[path.name].against = [
+                    (words, found[other])
+                    for words, other in (("strongSwan's", path.base), ("bare veth", "the bare veth"))
+                    if other in found
+                ]
+        figures += found.values()
     return figures
