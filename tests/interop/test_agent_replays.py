@@ -1,12 +1,16 @@
 """ESP datagrams captured on the wire and sent once more: just the right cell of ipsecSaEspReplayTable moves.
 
+The same for IKE messages that nobody could have made who has the keys.
+
 OIDs are written out as published, so that nothing here depends on our own MIB modules.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +28,8 @@ from lab.topology import WAN4, WAN6, Pair, pair
 ESP_IN = "1.3.6.1.3.98.1.1.2.1"
 REPLAYS = "1.3.6.1.3.98.1.1.8.1"
 REPLAYS_AH = "1.3.6.1.3.98.1.1.9.1"
+IKE_DECRYPT_FAILS = "1.3.6.1.4.1.9.9.171.1.2.1.24.0"
+IKE_HASH_FAILS = "1.3.6.1.4.1.9.9.171.1.2.1.25.0"
 REPLAY_ERRORS_OF_ALL = "1.3.6.1.3.98.1.3.3.0"
 ESP = 50
 WINDOW = 32
@@ -199,3 +205,26 @@ def test_the_tables_by_walk(wire: Wire) -> None:
     assert set(rows) == {f"{REPLAYS}.{column}.{index}" for column in range(1, 6) for index in sas}
     assert {value.type for value in rows.values()} == {"Counter32"}
     assert not wire.agent.snmp.walk(REPLAYS_AH)
+
+
+def test_forged_ike_messages_are_integrity_failures(wire: Wire) -> None:
+    """An INFORMATIONAL request under the live IKE SA's SPIs with an ICV out of the blue, as if from the peer."""
+    (sa,) = (sa for sa in wire.pair.a.established() if sa.raw["remote-host"] == wire.wan[1])
+    assert sa.raw["initiator"] == "yes"
+    target = int(sa.raw["local-port"])
+    before = wire.agent.snmp.get(IKE_HASH_FAILS, IKE_DECRYPT_FAILS)
+    body = os.urandom(60)
+    ike = b"".join(bytes.fromhex(spi) for spi in sa.spis) + struct.pack(
+        "!BBBBII", 46, 0x20, 37, 0, 0, 28 + 4 + len(body)
+    )
+    ike += struct.pack("!BBH", 0, 0, 4 + len(body)) + body
+    payload = (bytes(4) if target == 4500 else b"") + ike
+    with wire.sender.socket(traffic.family_of(wire.wan[0]), socket.SOCK_DGRAM) as udp:
+        udp.bind((wire.wan[1], 0))  # an IKE SA is found by its SPIs, and the port may be a NAT's
+        for _ in range(3):
+            udp.sendto(payload, (wire.wan[0], target))
+    expected = (before[IKE_HASH_FAILS].value + 3, before[IKE_DECRYPT_FAILS].value)
+    wait_until(lambda: wire.agent.snmp.get_one(IKE_HASH_FAILS).value == expected[0], 5)
+    after = wire.agent.snmp.get(IKE_HASH_FAILS, IKE_DECRYPT_FAILS)
+    assert (after[IKE_HASH_FAILS].value, after[IKE_DECRYPT_FAILS].value) == expected
+    assert sa.uniqueid in {other.uniqueid for other in wire.pair.a.established()}
