@@ -390,3 +390,16 @@ def test_crossing_initiations_with_unique_replace(seed: int) -> None:
     pair.check_no_leaks()
     assert len(pair.a.ike()) == len(pair.b.ike()) == 1
     assert len(pair.a.children("INSTALLED")) == 1
+
+
+def test_views_follow_every_change() -> None:
+    """Views of children are kept between changes: one that is asked for at any time is that of a fresh look."""
+    a, b = mirrored(child_options={"rekey_time": 30, "rand_time": 0, "life_time": 60})
+    pair = Pair(a=a, b=b)
+    pair.up()
+    for _ in range(200):
+        for end in pair.ends:
+            for sa in end.endpoint.registry.all():
+                for child in sa.children:
+                    assert child.view() == child._make_view()
+        pair.run(0.7)

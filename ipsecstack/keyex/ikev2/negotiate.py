@@ -188,6 +188,14 @@ def find_child(
     if tsi is None or tsr is None or sa_payload is None:
         return None
     asked_remote, asked_local = narrowing.from_wire(tsi.selectors), narrowing.from_wire(tsr.selectors)
+    whole_local, whole_remote = tuple(asked_local), tuple(asked_remote)
+    for config in connections:  # the usual case, which thousands of children must not make slow
+        for child in config.children:
+            if child.remote_ts == whole_remote and child.local_ts == whole_local and child.policy == "PROTECT":
+                local_ts = narrowing.narrow(whole_local, whole_local)
+                remote_ts = narrowing.narrow(whole_remote, whole_remote)
+                if local_ts and remote_ts and _select(child, sa_payload, False, None) is not None:
+                    return config, child, local_ts, remote_ts
     best = None
     best_score = (-1, -1)
     for config in connections:

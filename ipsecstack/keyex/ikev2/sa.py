@@ -75,6 +75,7 @@ class ChildSa:
         self.replaces: ChildSa | None = None
         self.nonces: tuple[bytes, bytes] = (b"", b"")
         """Of the CREATE_CHILD_SA exchange that made it, to settle collisions (§2.8.1)."""
+        self._view: tuple[tuple[object, ...], ChildSaView] | None = None
 
     @property
     def tag(self) -> str:
@@ -85,6 +86,24 @@ class ChildSa:
         return self.state in (ChildState.INSTALLED, ChildState.REKEYING)
 
     def view(self) -> ChildSaView:
+        """Made anew only after a change: each event of an IKE SA shows all its children, thousands maybe."""
+        seen = (
+            self.state,
+            self.generation,
+            self.rekey_at,
+            self.expire_at,
+            self.inbound,
+            self.outbound,
+            self.reqid,
+            self.lifetime,
+            self.encapsulated,
+            self.install_time,
+        )
+        if self._view is None or self._view[0] != seen:
+            self._view = (seen, self._make_view())
+        return self._view[1]
+
+    def _make_view(self) -> ChildSaView:
         octets, packets = self.lifetime.octets, self.lifetime.packets
         return ChildSaView(
             name=self.name,
