@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ike_network import Pair, fqdn, mirrored
+from ike_network import Pair, connection, fqdn, mirrored
 from ike_pki import authority, certificate, make_key, pem
 
 from ipsecstack.keyex import base
@@ -63,6 +63,19 @@ def test_certificates(kind: str) -> None:
         assert (sa.local_auth, sa.remote_auth) == (expected, expected)
         assert sa.remote_cert_expiry is not None
     pair.check_no_leaks()
+
+
+def test_certificates_beside_a_shared_secret() -> None:
+    """The responder asks for a certificate also when the first connection of these addresses needs none (§3.7)."""
+    pair = cert_pair()
+    cert = mirrored(auth=AuthClass.PUBKEY)[1]
+    pair.b.endpoint.unload_connection("conn", pair.now)
+    other = connection("other", local="10.0.0.2", remote="10.0.0.1", local_id="c.lab", remote_id="d.lab")
+    for config in (other, cert):
+        pair.b.load(config)
+    pair.up()
+    assert pair.b.ike()[0].name == "conn"
+    assert pair.b.ike()[0].remote_auth == "ecdsa"
 
 
 def test_shared_secret_names() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ipsecstack.crypto import auth, dn, x509
 from ipsecstack.crypto.errors import AuthError, CertificateError
 from ipsecstack.ipsec.pad import ID_DN
@@ -192,12 +194,17 @@ def _trusted_certificate(sa: IkeSa, round_: AuthConfig, message: Message) -> x50
     return leaf
 
 
-def certificate_request(sa: IkeSa, config: ConnectionConfig) -> list[Payload]:
-    """CERTREQ for the authorities that the peer may use, if it is to authenticate with a certificate."""
-    round_ = remote_round(config)
-    if round_.auth is not AuthClass.PUBKEY or not config.send_certreq:
-        return []
-    anchors = [x509.load_certificate(der) for der in round_.cacerts] or sa.host.credentials.anchors()
+def certificate_request(sa: IkeSa, configs: Iterable[ConnectionConfig]) -> list[Payload]:
+    """CERTREQ for the authorities that the peer may use, if it may have to authenticate with a certificate.
+
+    ``configs`` are all connections that may become the IKE SA's: a responder does not know yet which one it will be.
+    """
+    rounds = [remote_round(config) for config in configs if config.send_certreq]
+    rounds = [round_ for round_ in rounds if round_.auth is AuthClass.PUBKEY]
+    named = dict.fromkeys(der for round_ in rounds for der in round_.cacerts)
+    anchors = [x509.load_certificate(der) for der in named]
+    if any(not round_.cacerts for round_ in rounds):
+        anchors += [anchor for anchor in sa.host.credentials.anchors() if anchor not in anchors]
     if not anchors:
         return []
     for anchor in anchors:

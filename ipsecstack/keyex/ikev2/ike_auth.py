@@ -53,7 +53,7 @@ class IkeAuth(Task):
         payloads: list[Payload] = [id_i, *certificates]
         if _is_first(sa):
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
-        payloads += authenticate.certificate_request(sa, config)
+        payloads += authenticate.certificate_request(sa, [config])
         if sa.remote_id is not None:
             payloads.append(IdR(sa.remote_id.type, sa.remote_id.data))
         payloads.append(auth)

@@ -246,7 +246,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     if finding.supported:
         fake = host.random(20) if config.encap else None
         payloads += nat.payloads(sa.spi_i, sa.spi_r, sa.local, sa.remote, fake)
-    payloads += authenticate.certificate_request(sa, config)
+    payloads += authenticate.certificate_request(sa, host.candidates(sa.local, sa.remote))
     if initial.peer_hashes:
         payloads.append(_hash_algorithms())
     return payloads
