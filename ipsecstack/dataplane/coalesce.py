@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ipsecstack.wire.ip import PROTO_TCP, PROTO_UDP, checksum
+from ipsecstack.wire.ip import PROTO_TCP, PROTO_UDP
 
 Packet = bytes | memoryview
 
@@ -27,6 +27,7 @@ PLAIN = bytes(VNET_HEADER_OCTETS)
 _VNET = struct.Struct(
     "=BBHHHH"
 )  # flags, kind, header length, segment length, where the checksum starts and goes
+_U16 = struct.Struct("!H")
 _NEEDS_CHECKSUM = 1
 _GSO_TCP4, _GSO_TCP6, _GSO_UDP = 1, 4, 5
 _ACK, _PSH, _FIN = 0x10, 0x08, 0x01
@@ -191,6 +192,11 @@ def _pseudo_headers(first: Packet, layout: _Layout, count: int, whole: int) -> i
     return count * (first[6] - int.from_bytes(first[:4], "big") - (first[6] << 8) - first[7])
 
 
+def _sum(number: int) -> int:
+    """The one's complement sum (RFC 1071) of the 16-bit words of a number that is not zero."""
+    return number % 0xFFFF or 0xFFFF
+
+
 def _large(packets: Sequence[Packet], layout: _Layout, whole: int, flags: int) -> list[Packet | bytearray]:
     """One packet of ``whole`` octets from a run, and the header that tells how to cut it."""
     octets, start = layout.octets, layout.transport
@@ -198,19 +204,19 @@ def _large(packets: Sequence[Packet], layout: _Layout, whole: int, flags: int) -
     head = bytearray(first[:octets])
     transport_length = whole - start
     if start == 20:
-        head[2:4] = whole.to_bytes(2, "big")
-        head[10:12] = b"\0\0"
-        head[10:12] = checksum(head[:20]).to_bytes(2, "big")
-        addresses, protocol = head[12:20], head[9]
+        _U16.pack_into(head, 2, whole)
+        _U16.pack_into(head, 10, 0)
+        _U16.pack_into(head, 10, 0xFFFF - _sum(int.from_bytes(head[:20], "big")))
+        addresses, protocol = first[12:20], first[9]
     else:
-        head[4:6] = transport_length.to_bytes(2, "big")
-        addresses, protocol = head[8:40], head[6]
+        _U16.pack_into(head, 4, transport_length)
+        addresses, protocol = first[8:40], first[6]
     if protocol == PROTO_UDP:
-        head[start + 4 : start + 6] = transport_length.to_bytes(2, "big")
+        _U16.pack_into(head, start + 4, transport_length)
     elif flags:
         head[start + 13] = packets[-1][start + 13]
     # What stands in the checksum field is the sum of the pseudo-header: who cuts the packet adds the rest.
-    pseudo = checksum(addresses, protocol.to_bytes(2, "big"), transport_length.to_bytes(2, "big")) ^ 0xFFFF
-    head[start + layout.checksum : start + layout.checksum + 2] = pseudo.to_bytes(2, "big")
+    pseudo = _sum(int.from_bytes(addresses, "big") + protocol + transport_length)
+    _U16.pack_into(head, start + layout.checksum, pseudo)
     vnet = _VNET.pack(_NEEDS_CHECKSUM, layout.kind, octets, len(first) - octets, start, layout.checksum)
     return [vnet, head, *(memoryview(packet)[octets:] for packet in packets)]
