@@ -20,6 +20,8 @@ from ipsecstack.keyex.window import ResponseWindow
 from ipsecstack.wire.ikev2 import (
     CertReq,
     ExchangeType,
+    IdI,
+    IdR,
     Message,
     Nonce,
     Notify,
@@ -403,3 +405,10 @@ def test_views_follow_every_change() -> None:
                 for child in sa.children:
                     assert child.view() == child._make_view()
         pair.run(0.7)
+
+
+def test_auth_covers_the_reserved_octets_of_the_identity() -> None:
+    """They are signed as they were sent (§2.15): changed ones do not verify, and odd ones that were signed do."""
+    for body in (b"\x02\x00\x00\x00a.lab", b"\x02\x01\x02\x03a.lab"):
+        assert IdI.parse(body).to_bytes() == body
+        assert IdR.parse(body).to_bytes() == body

@@ -9,6 +9,8 @@ from ipsecstack.keyex.ikev2.states import ChildState, Kind, State
 from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.wire.ikev2 import Delete, Message, Notify, NotifyType, Payload
 
+_EARLY_DELETES = 64
+
 
 class Liveness(Task):
     """An empty request: an answer proves that the peer lives (§2.4)."""
@@ -147,7 +149,7 @@ def _delete_child(sa: IkeSa, spi: bytes, now: float) -> bytes | None:
     """Close the Child SA whose outbound SPI the peer names; our inbound SPI for the response, None in a collision."""
     child = sa.child_by_spi_out(int.from_bytes(spi, "big")) if len(spi) == 4 else None
     if child is None or child.state is ChildState.DELETED:
-        if child is None and len(spi) == 4 and sa.making_child():
+        if child is None and len(spi) == 4 and sa.making_child() and len(sa.early_deletes) < _EARLY_DELETES:
             sa.early_deletes.add(spi)
         sa.log("IKE", 1, f"received DELETE for unknown ESP CHILD_SA with SPI {spi.hex()}")
         return None

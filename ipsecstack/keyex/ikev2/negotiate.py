@@ -191,7 +191,11 @@ def find_child(
     whole_local, whole_remote = tuple(asked_local), tuple(asked_remote)
     for config in connections:  # the usual case, which thousands of children must not make slow
         for child in config.children:
-            if child.remote_ts == whole_remote and child.local_ts == whole_local and child.policy == "PROTECT":
+            if (
+                child.remote_ts == whole_remote
+                and child.local_ts == whole_local
+                and child.policy == "PROTECT"
+            ):
                 local_ts = narrowing.narrow(whole_local, whole_local)
                 remote_ts = narrowing.narrow(whole_remote, whole_remote)
                 if local_ts and remote_ts and _select(child, sa_payload, False, None) is not None:

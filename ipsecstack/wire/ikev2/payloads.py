@@ -63,19 +63,20 @@ class Ke:
 
 @dataclass(frozen=True, slots=True)
 class _Id:
-    """Identification payload (§3.5)."""
+    """Identification payload (§3.5). ``reserved`` is kept as received: AUTH covers it (§2.15)."""
 
     type: int
     data: bytes
+    reserved: bytes = field(default=bytes(3), repr=False)
 
     def to_bytes(self) -> bytes:
-        return struct.pack("!B3x", self.type) + self.data
+        return bytes((self.type,)) + self.reserved + self.data
 
 
-def _parse_id(body: bytes) -> tuple[int, bytes]:
+def _parse_id(body: bytes) -> tuple[int, bytes, bytes]:
     if len(body) < 4:
         raise WireError("ID payload: shorter than its fields")
-    return body[0], body[4:]
+    return body[0], body[4:], body[1:4]
 
 
 @dataclass(frozen=True, slots=True)
