@@ -76,13 +76,18 @@ def candidates(
 ) -> list[ConnectionConfig]:
     """Of these connections those that fit the addresses, best first; a connection of version 0 takes both versions."""
     found: list[tuple[int, int, ConnectionConfig]] = []
+    known: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}  # many connections have the same addresses
     for position, config in enumerate(connections):
         if config.version not in (0, version):
             continue
-        here = 1 if local.host.is_unspecified else match_address(config.local_addrs, local.host)
-        there = match_address(config.remote_addrs, remote.host)
-        if here and there:
-            found.append((-(here * 4 + there * 16), position, config))
+        addresses = (config.local_addrs, config.remote_addrs)
+        rank = known.get(addresses)
+        if rank is None:
+            here = 1 if local.host.is_unspecified else match_address(config.local_addrs, local.host)
+            there = match_address(config.remote_addrs, remote.host)
+            rank = known[addresses] = -(here * 4 + there * 16) if here and there else 0
+        if rank:
+            found.append((rank, position, config))
     return [config for _, _, config in sorted(found, key=lambda item: item[:2])]
 
 

@@ -14,6 +14,7 @@ from ipsecstack.keyex import base
 from ipsecstack.keyex.admission import Refusals
 from ipsecstack.keyex.base import UniquePolicy
 from ipsecstack.keyex.ikev2 import narrowing
+from ipsecstack.keyex.ikev2.proposals import select
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.window import ResponseWindow
@@ -412,3 +413,51 @@ def test_auth_covers_the_reserved_octets_of_the_identity() -> None:
     for body in (b"\x02\x00\x00\x00a.lab", b"\x02\x01\x02\x03a.lab"):
         assert IdI.parse(body).to_bytes() == body
         assert IdR.parse(body).to_bytes() == body
+
+
+def test_a_first_request_costs_little_however_many_connections_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its proposals are compared once with each different set of ours, not with each connection's."""
+    from ipsecstack.keyex import lookup
+    from ipsecstack.keyex.ikev2 import ike_sa_init
+
+    calls = {"select": 0, "address": 0}
+    choose, match = ike_sa_init.select, lookup.match_address
+
+    def counted_select(*arguments: Any, **named: Any) -> Any:
+        calls["select"] += 1
+        return choose(*arguments, **named)
+
+    def counted_match(*arguments: Any) -> int:
+        calls["address"] += 1
+        return match(*arguments)
+
+    monkeypatch.setattr(ike_sa_init, "select", counted_select)
+    monkeypatch.setattr(lookup, "match_address", counted_match)
+    pair = Pair(load=False)
+    for number in range(200):
+        proposals = (IKE_CBC,) if number % 2 else (IKE_GCM,)
+        pair.b.load(
+            connection(
+                f"c{number}", local="10.0.0.2", remote="%any", remote_id=f"{number}.lab", proposals=proposals
+            )
+        )
+    stranger = SaProposal(1, 1, b"", (Transform.of(1, 20, 192), Transform.of(2, 5), Transform.of(4, 31)))
+    message = parse_message(first_request([]))
+    others = [p for p in message.payloads if not isinstance(p, Sa)]
+    data = build_message(message.header, [Sa((stranger,) * 200), *others])
+    pair.b.endpoint.receive_datagram(data, host("10.0.0.2"), host("10.0.0.1"), pair.now)
+    pair.b.flush()
+    assert calls == {"select": 2, "address": 4}
+    assert not pair.b.ike()
+
+
+def test_only_so_many_proposals_are_looked_at() -> None:
+    good = SaProposal(1, 1, b"", (Transform.of(1, 20, 256), Transform.of(2, 5), Transform.of(4, 31)))
+    bad = SaProposal(1, 1, b"", (Transform.of(1, 20, 192), Transform.of(2, 5), Transform.of(4, 31)))
+    for before, found in ((63, True), (64, False)):
+        suite = select(
+            (IKE_GCM,), (*(bad,) * before, good), protocol=IKE_GCM.protocol, with_ke=True, spi_octets=0
+        )
+        assert (suite is not None) is found

@@ -198,9 +198,15 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     assert nonce is not None
     sa.log("IKE", 0, f"{sa.remote.host} is initiating an IKE_SA")
     chosen = None
-    for config in host.candidates(sa.local, sa.remote):
+    tried: set[tuple[Proposal, ...]] = set()
+    candidates = host.candidates(sa.local, sa.remote)
+    for config in candidates:
+        own = ike_proposals(config)
+        if own in tried:
+            continue  # thousands of connections may share them, and anybody can ask
+        tried.add(own)
         suite = select(
-            ike_proposals(config),
+            own,
             sa_payload.proposals,
             protocol=SecurityProtocol.IKE,
             with_ke=True,
@@ -246,7 +252,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     if finding.supported:
         fake = host.random(20) if config.encap else None
         payloads += nat.payloads(sa.spi_i, sa.spi_r, sa.local, sa.remote, fake)
-    payloads += authenticate.certificate_request(sa, host.candidates(sa.local, sa.remote))
+    payloads += authenticate.certificate_request(sa, candidates)
     if initial.peer_hashes:
         payloads.append(_hash_algorithms())
     return payloads

@@ -23,6 +23,7 @@ from ipsecstack.wire.transforms import (
 )
 
 Choice = tuple[int, int]  # transform ID, key bits or 0
+MAX_PROPOSALS = 64
 _NONE = 0
 _ORDER = (TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE, TransformType.ESN)
 
@@ -118,16 +119,19 @@ def select(
     """Our first proposal that fits one of the peer's; None is NO_PROPOSAL_CHOSEN.
 
     Within it our order decides, but the method of the KE payload that is already there wins if both ends list it: that
-    saves a round trip and the peer chose it first.
+    saves a round trip and the peer chose it first. Of a peer's proposals 64 are looked at: strangers send them, too.
     """
+    offers = [
+        (theirs, _by_type(theirs))
+        for theirs in offered[:MAX_PROPOSALS]
+        if theirs.protocol == protocol and len(theirs.spi) == spi_octets
+    ]
     for proposal in own:
         if proposal.protocol != protocol:
             continue
         for choices in _split(proposal, with_ke):
-            for theirs in offered:
-                if theirs.protocol != protocol or len(theirs.spi) != spi_octets:
-                    continue
-                chosen = _match(choices, theirs, with_ke, preferred_ke)
+            for theirs, there in offers:
+                chosen = _match(choices, there, with_ke, preferred_ke)
                 if chosen is not None:
                     return _suite(theirs, chosen)
     return None
@@ -212,27 +216,37 @@ def _implemented(type_: TransformType, id_: int, bits: int) -> bool:
     return True
 
 
+def _by_type(proposal: SaProposal) -> dict[int, dict[Choice, Transform]]:
+    """The transforms of each type; those that are not understood only make their type known."""
+    found: dict[int, dict[Choice, Transform]] = {}
+    for transform in proposal.transforms:
+        of_type = found.setdefault(transform.type, {})
+        if transform.understood:
+            of_type[transform.id, transform.key_bits or 0] = transform
+    return found
+
+
 def _match(
     choices: dict[TransformType, tuple[Choice, ...]],
-    theirs: SaProposal,
+    theirs: dict[int, dict[Choice, Transform]],
     with_ke: bool,
     preferred_ke: int | None,
 ) -> tuple[Transform, ...] | None:
     chosen: list[Transform] = []
     for type_, ours in choices.items():
-        candidates = {(t.id, t.key_bits or 0): t for t in theirs.of_type(type_) if t.understood}
+        candidates = theirs.get(type_, {})
         ordered = ours
         if type_ is TransformType.KE and preferred_ke is not None:
             ordered = tuple(sorted(ours, key=lambda c: c[0] != preferred_ke))
         found = next((candidates[c] for c in ordered if c in candidates), None)
         if found is not None:
             chosen.append(found)
-        elif theirs.of_type(type_) or not any(id_ == _NONE for id_, _ in ours):
+        elif type_ in theirs or not any(id_ == _NONE for id_, _ in ours):
             return None  # no common choice, or a type that we need is not there
-    for type_number in {t.type for t in theirs.transforms} - set(choices):
+    for type_number in theirs.keys() - choices.keys():
         if type_number == TransformType.KE and not with_ke:
             continue
-        if not any(t.id == _NONE for t in theirs.of_type(type_number)):
+        if not any(id_ == _NONE for id_, _ in theirs[type_number]):
             return None  # the peer insists on a type that we do not have
     return tuple(chosen)
 
