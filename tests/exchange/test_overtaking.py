@@ -141,3 +141,41 @@ def test_no_message_id_is_used_twice() -> None:
     pair.a.do(pair.a.endpoint.rekey, child="net")
     assert not pair.a.ike()
     assert [d.reason for d in pair.a.heard(base.IkeSaDeleted)] == ["expired"]
+
+
+@pytest.mark.parametrize("what", ["terminate", "rekey"])
+def test_the_new_ike_sa_is_used_before_the_old_one_is_deleted(what: str) -> None:
+    """Both rekey the IKE SA, b's request is lost. a deletes the child on its new one before b knows that it stays."""
+    pair = Pair(options=Options(retransmit_timeout=30.0, retransmit_jitter=0.0))
+    pair.up()
+    old = pair.a.endpoint.registry.all()[0].spi_i
+    held: list[base.SendDatagram] = []
+
+    def tap(sender: object, output: base.SendDatagram) -> bool:
+        if output.data[:8] != old:
+            return True
+        if sender is pair.b and not output.data[19] & 0x20:
+            return False
+        if sender is pair.a and output.data[18] == 37:
+            held.append(output)
+            return False
+        return True
+
+    pair.tap = tap
+    pair.b.do(pair.b.endpoint.rekey, ike="conn")
+    pair.a.do(pair.a.endpoint.rekey, ike="conn")
+    pair.run(0.05)
+    assert len(held) == 1, "the Delete of the old IKE SA"
+    if what == "terminate":
+        pair.a.do(pair.a.endpoint.terminate, child="net")
+    else:
+        pair.a.do(pair.a.endpoint.rekey, child="net")
+    pair.run(0.1)
+    pair.tap = None
+    for output in held:
+        pair.deliver(output.data, output.local, output.remote)
+    pair.run(200)
+    pair.check_agreement()
+    pair.check_no_leaks()
+    assert len(pair.a.ike()) == len(pair.b.ike()) == 1
+    assert len(pair.a.children()) == len(pair.b.children()) == (0 if what == "terminate" else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipsecstack.crypto.errors import IntegrityError
-from ipsecstack.ipsec.sa import Address, Direction, SaId
+from ipsecstack.ipsec.sa import Address, Direction, SaId, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram, UpdateSa
 from ipsecstack.keyex.ikev2 import ike_auth, lifecycle
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
@@ -186,7 +186,8 @@ def _note_window(sa: IkeSa, message: Message) -> None:
 def _adopt_if_used(sa: IkeSa, message: Message, now: float) -> None:
     """The peer uses the IKE SA that it made in a rekey collision, other than to delete it: it is the one that stays."""
     parent = sa.parent
-    if parent is not None and parent.successor is None and not message.all(Delete):
+    deleted = any(d.protocol == SecurityProtocol.IKE for d in message.all(Delete))
+    if parent is not None and parent.successor is None and not deleted:
         for task in parent.active.values():
             if isinstance(task, RekeyIke) and task.rival is sa:
                 task.rival = None
