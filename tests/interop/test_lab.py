@@ -69,6 +69,8 @@ time.sleep(300)
     crashing = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert crashing.stdout
     name, place, pid = crashing.stdout.readline().split()
+    command = Path(f"/proc/{pid}/comm")
+    wait_until(lambda: command.read_text().strip() == "sleep", 5, "setpriv, which binds it to its parent, has run")
     assert name in netns.ours()
     netns.sweep()
     assert name in netns.ours(), "a living run was swept"
