@@ -70,7 +70,9 @@ time.sleep(300)
     assert crashing.stdout
     name, place, pid = crashing.stdout.readline().split()
     command = Path(f"/proc/{pid}/comm")
-    wait_until(lambda: command.read_text().strip() == "sleep", 5, "setpriv, which binds it to its parent, has run")
+    wait_until(
+        lambda: command.read_text().strip() == "sleep", 5, "setpriv, which binds it to its parent, has run"
+    )
     assert name in netns.ours()
     netns.sweep()
     assert name in netns.ours(), "a living run was swept"
