@@ -138,9 +138,9 @@ def test_faults_name_line_key_and_cure(text: str, expected: tuple[int, str]) -> 
     assert message in str(caught.value)
 
 
-def test_a_missing_file() -> None:
-    with pytest.raises(ConfigError, match=r"/nonexistent: No such file or directory; give"):
-        load_config("/nonexistent")
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"/missing\.toml: No such file or directory; give"):
+        load_config(tmp_path / "missing.toml")
 
 
 def secret_config(folder: Path, inline: bool) -> Path:
