@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,16 +21,23 @@ from lab import netns
 from lab.policy import require_tool
 from lab.process import wait_until
 
-PORTS = {"root": 11611, "user": 11612, "memory": 11613}
-GROUNDS = list(PORTS)
+GROUNDS = ["root", "user", "memory"]
+
+
+def free_port() -> int:
+    """A UDP port that nobody has now: other runs of this suite may be going on beside this one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Demo:
     """A running demo and what it has printed."""
 
-    def __init__(self, repository: Path, on: str, *arguments: str) -> None:
+    def __init__(self, repository: Path, on: str, *arguments: str, port: int | None = None) -> None:
+        self.port = port or free_port()
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "demo", "--on", on, "--port", str(PORTS[on]), *arguments],
+            [sys.executable, "-m", "demo", "--on", on, "--port", str(self.port), *arguments],
             cwd=repository,
             env={**os.environ, "PYTHONPATH": "tests"},
             stdin=subprocess.DEVNULL,
@@ -71,8 +79,8 @@ class Demo:
 
 
 @contextlib.contextmanager
-def demo(repository: Path, on: str, *arguments: str) -> Iterator[Demo]:
-    made = Demo(repository, on, *arguments)
+def demo(repository: Path, on: str, *arguments: str, port: int | None = None) -> Iterator[Demo]:
+    made = Demo(repository, on, *arguments, port=port)
     try:
         yield made
     finally:
@@ -85,7 +93,7 @@ def traces() -> set[str]:
     folders = [path.name for path in Path(tempfile.gettempdir()).glob(f"{netns.PREFIX}.*")]
     left = {name for name in (*netns.ours(), *folders) if not netns.owner_lives(name)}
     processes = subprocess.run(
-        ["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True
     ).stdout
     for line in processes.splitlines():
         pid, state, command = line.split(None, 2)
@@ -149,7 +157,7 @@ def test_signals_end_it(repository: Path, on: str, number: signal.Signals) -> No
 def descendants(pid: int) -> dict[int, str]:
     """All living processes below `pid`, with their command lines."""
     listed = subprocess.run(
-        ["ps", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split(None, 3) for line in listed.splitlines()[1:]]
     found: dict[int, str] = {}
@@ -201,10 +209,12 @@ def test_kill_of_the_demo_itself(repository: Path, on: str) -> None:
 def test_taken_port_is_told(repository: Path) -> None:
     with demo(repository, "root") as first:
         first.wait_for(r"\[ +\d+ s\] tunnel up")
-        with demo(repository, "root", "--seconds", "2") as second:
+        with demo(repository, "root", "--seconds", "2", port=first.port) as second:
             started = time.monotonic()
             assert second.end() == 1
             assert "FAILED" in second.text
-            assert str(PORTS["root"]) in second.text
+            assert str(first.port) in second.text
             assert time.monotonic() - started < 20
         assert first.child.poll() is None
+        first.child.send_signal(signal.SIGINT)
+        assert first.end() == 0
