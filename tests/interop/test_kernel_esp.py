@@ -210,7 +210,9 @@ def test_guest_that_takes_too_long(guest_tools: None) -> None:
     """It is said what it printed, and no process of it is left."""
 
     def left() -> list[str]:
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout
         return [line for line in listed.splitlines() if f"umid=guest{os.getpid()} " in line]
 
     with pytest.raises(GuestError, match=r"(?s)still ran after 6 s.*got here"):
