@@ -36,10 +36,10 @@ class _Part:
         self._encode(native, out)
 
     def _encode(self, native: Any, out: list[int]) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # interface
 
     def decode(self, numbers: Oid, position: int) -> tuple[Any, int]:
-        raise NotImplementedError
+        raise NotImplementedError  # interface
 
 
 class _IntegerPart(_Part):
@@ -106,7 +106,7 @@ class _OidPart(_Part):
             size = numbers[position]
             position += 1
         value = numbers[position : position + size]
-        if len(value) != size or (self.implied and size == 0):
+        if len(value) != size or size < 2:  # RFC 2578 §7.1.3: at least two sub-identifiers
             raise BadIndex(f"{self.name}: no object identifier")
         return tuple(value), position + size
 
