@@ -34,15 +34,15 @@ class Codec:
 
     def native(self, value: Any) -> Any:
         """What a getter returned, as int, bytes or tuple. Raises ValueError outside the SYNTAX."""
-        raise NotImplementedError
+        raise NotImplementedError  # interface
 
     def encode(self, value: Any) -> bytes:
         """Value TLV. Raises ValueError outside the SYNTAX."""
-        raise NotImplementedError
+        raise NotImplementedError  # interface
 
     def decode(self, tag: int, content: bytes) -> Any:
         """Value of a SET. Raises SetError."""
-        raise NotImplementedError
+        raise NotImplementedError  # interface
 
     def _check_tag(self, tag: int) -> None:
         if tag != self.tag:

@@ -25,7 +25,7 @@ class Task:
 
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         """The request's payloads, or None when there is nothing left to do."""
-        raise NotImplementedError
+        raise NotImplementedError  # interface
 
     def before_end(self, sa: IkeSa, now: float) -> None:
         """The IKE SA is about to end: save what another one took over in the meantime."""

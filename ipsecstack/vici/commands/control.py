@@ -102,11 +102,16 @@ def rekey(server: ViciServer, request: Request, now: float) -> Outgoing:
     return {**success(), "matches": str(matches)}
 
 
-@command("install")
-def install(server: ViciServer, request: Request, now: float) -> Outgoing:
+def _child_of(request: Request) -> str:
     child = request.text("child")
     if child is None:
         raise RequestError("missing configuration name")
+    return child
+
+
+@command("install")
+def install(server: ViciServer, request: Request, now: float) -> Outgoing:
+    child = _child_of(request)
     server.note(f"vici install '{child}'")
     server.endpoint.install(child=child, ike=request.text("ike"), now=now)
     return success()
@@ -114,9 +119,7 @@ def install(server: ViciServer, request: Request, now: float) -> Outgoing:
 
 @command("uninstall")
 def uninstall(server: ViciServer, request: Request, now: float) -> Outgoing:
-    child = request.text("child")
-    if child is None:
-        raise RequestError("missing configuration name")
+    child = _child_of(request)
     server.note(f"vici uninstall '{child}'")
     server.endpoint.uninstall(child=child, ike=request.text("ike"), now=now)
     return success()
