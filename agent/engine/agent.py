@@ -25,6 +25,7 @@ from agent.engine import state
 from agent.engine.access import AccessControl
 from agent.engine.counters import EngineCounters
 from agent.engine.dispatcher import Dispatcher, EngineTransport
+from agent.engine.epoch import Epoch
 from agent.engine.pysnmp_engine import new_engine, set_users
 from agent.engine.responder import CommandResponder
 from agent.engine.usm import Usm
@@ -52,6 +53,7 @@ class SnmpAgent:
         self.config = config
         self.model = model
         self.counters = EngineCounters()
+        self.epoch = Epoch()
         self._started = time.monotonic()
         self.set_serial = TestAndIncr(secrets.randbelow(2**31))
         self.engine_id = b""
@@ -149,6 +151,7 @@ class SnmpAgent:
             transport.listen(config.listen)
         dispatcher.set_communities(config.communities)
         self._responder.access = access
+        self.epoch.bump()
         self._responder.set_timeout = config.set_timeout
         self.config = config
         self._configure_system(config)
