@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the lab is a package beside the tests
+sys.path.insert(0, str(Path(__file__).parent / "agent"))  # fake_vici, smi_support, agent_lab for every test
 
 from lab import policy
+
+if TYPE_CHECKING:
+    from agent_lab import Beside
+    from smi_support import Running, TestModel
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -58,6 +65,33 @@ def shared_vectors() -> Path:
     if folder is None:
         pytest.skip("no ../shared/vectors beside the repository")
     return folder
+
+
+@pytest.fixture
+def synthetic(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """`synthetic(model, text)`: an agent over the tables of smi_support.TEST-MIB, in a thread, gone after the test."""
+    import smi_support
+
+    with ExitStack() as stack:
+
+        def make(model: TestModel | None = None, text: str = smi_support.CONFIG) -> Running:
+            model = model or smi_support.TestModel(rows=smi_support.rows(40))
+            return stack.enter_context(smi_support.running(tmp_path, model, text))
+
+        yield make
+
+
+@pytest.fixture
+def beside_fake(tmp_path: Path) -> Iterator[Callable[..., Beside]]:
+    """`beside_fake(tunnels, ...)`: an agent that follows a fake VICI daemon, in a thread, gone after the test."""
+    import agent_lab
+
+    with ExitStack() as stack:
+
+        def make(tunnels: int, **options: Any) -> Beside:
+            return stack.enter_context(agent_lab.thread_beside_fake(tmp_path, tunnels, **options))
+
+        yield make
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from smi_support import request, unwrap, v2c
+from agent_lab import UP_TIME, Program
+from smi_support import request, v2c
 
 from agent.engine.pdu import GET, GETBULK, SET
 from agent.smi import ber
@@ -49,77 +46,14 @@ include = ["1"]
 type = "vici"
 socket = "nowhere.vici"
 """
-UP_TIME = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 BOOTS = (1, 3, 6, 1, 6, 3, 10, 2, 1, 2, 0)
-
-
-class Program:
-    """One ipsec-snmpd and a manager that asks it."""
-
-    def __init__(self, folder: Path, repository: Path) -> None:
-        self.folder = folder
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.config = folder / "agent.toml"
-        self.write(CONFIG.replace("PORT", str(self.port)))
-        self.log = folder / "log"
-        self.environment = {**os.environ, "PYTHONPATH": str(repository)}
-        self.manager = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.manager.settimeout(3)
-        self.manager.connect(("127.0.0.1", self.port))
-        self.number = 0
-
-    def write(self, text: str) -> None:
-        self.config.write_text(text)
-        self.config.chmod(0o600)
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "agent.cli", "--config", str(self.config), *arguments]
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command("--verbose"), cwd=self.folder, env=self.environment, stderr=log, stdout=log
-            )
-        self.manager.settimeout(0.2)
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                self.ask(UP_TIME)
-                break
-            except (TimeoutError, ConnectionError):
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline, self.log.read_text()
-                time.sleep(0.1)
-        self.manager.settimeout(3)
-
-    def ask(self, oid: ber.Oid) -> bytes:
-        self.number += 1
-        self.manager.send(v2c(request(GET, [oid], request_id=self.number), SECRETS[0].encode()))
-        while True:
-            got = unwrap(self.manager.recv(65535))
-            if got.request_id == self.number:
-                return got.varbinds[0][2]
-
-    def resident(self) -> int:
-        """Kilobytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            assert self.process.wait(10) == 0
-        self.manager.close()
-        assert not [secret for secret in SECRETS if secret in self.log.read_text()]
 
 
 @pytest.fixture
 def program(tmp_path: Path, repository: Path) -> Iterator[Program]:
-    program = Program(tmp_path, repository)
+    program = Program(tmp_path, repository, CONFIG, SECRETS[0], SECRETS)
     try:
-        program.start()
+        program.start("--verbose")
         yield program
     finally:
         program.end()
@@ -180,7 +114,7 @@ def test_broken_files_on_reload(program: Program) -> None:
     }
     for text, expected in broken.items():
         program.write(text)
-        program.process.send_signal(signal.SIGHUP)
+        program.hang_up()
         for _ in range(100):
             program.ask(UP_TIME)
             if expected in program.log.read_text():
@@ -190,43 +124,26 @@ def test_broken_files_on_reload(program: Program) -> None:
             raise AssertionError((expected, program.log.read_text()))
     program.write(good)
     for _ in range(20):
-        program.process.send_signal(signal.SIGHUP)
+        program.hang_up()
         program.ask(UP_TIME)
 
 
 def test_killed_and_started_again(program: Program) -> None:
     assert program.ask(BOOTS) == b"\x01"
-    program.process.kill()
-    program.process.wait(10)
-    program.start()
+    program.kill()
+    program.start("--verbose")
     assert program.ask(BOOTS) == b"\x02"
 
 
 def test_a_second_one(program: Program) -> None:
     state = {path: path.read_bytes() for path in (program.folder / "state").iterdir()}
-    second = subprocess.run(
-        program.command(),
-        cwd=program.folder,
-        env=program.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    second = program.once_more()
     assert second.returncode == 1
     assert "another agent runs with this state" in second.stderr
     assert "Traceback" not in second.stderr
     assert {path: path.read_bytes() for path in state} == state
     program.write(program.config.read_text().replace('"state"', '"other"'))
-    second = subprocess.run(
-        program.command(),
-        cwd=program.folder,
-        env=program.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    second = program.once_more()
     assert second.returncode == 1
     assert "Address already in use; end what listens there" in second.stderr
     program.ask(UP_TIME)

@@ -3,162 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agent_lab import CONFIG, FLOW, IKE_STATUS, TUNNEL_STATUS, beside_fake
+from fake_vici import FakeVici, child_section, ike_section
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_vici import FakeVici, child_section, connection_section, ike_section
-
-from agent.config import load_config
-from agent.daemon import AgentDaemon
 from agent.gateway import SourceStatus
-
-CONFIG = """
-[agent]
-state_dir = "{folder}/state"
-listen = ["127.0.0.1:0"]
-[[community]]
-name = "public"
-group = "monitor"
-networks = ["127.0.0.0/8"]
-[[user]]
-name = "op"
-group = "operator"
-auth = "SHA-256"
-auth_password = "correct horse"
-priv = "AES-128"
-priv_password = "battery staple"
-[[access]]
-group = "monitor"
-model = "any"
-level = "noAuthNoPriv"
-read = "all"
-[[access]]
-group = "operator"
-read = "all"
-write = "all"
-[[view]]
-name = "all"
-include = ["1"]
-[gateway]
-stale_after = 1
-[sources.fake]
-type = "vici"
-socket = "{folder}/vici.sock"
-poll_interval = {poll}
-timeout = 5
-reconnect_max = 0.3
-"""
-OPERATOR = [
-    "-v3",
-    "-l",
-    "authPriv",
-    "-u",
-    "op",
-    "-a",
-    "SHA-256",
-    "-A",
-    "correct horse",
-    "-x",
-    "AES",
-    "-X",
-    "battery staple",
-]
-READER = ["-v2c", "-c", "public"]
-FLOW = "1.3.6.1.4.1.9.9.171.1"
-IKE_STATUS, TUNNEL_STATUS = f"{FLOW}.2.3.1.35", f"{FLOW}.3.2.1.51"
-
-
-class Lab:
-    def __init__(self, folder: Path, daemon: FakeVici, agent: AgentDaemon) -> None:
-        self.folder, self.daemon, self.agent = folder, daemon, agent
-
-    async def tool(self, name: str, *arguments: str, user: list[str] = READER) -> tuple[str, str]:
-        host, port = self.agent.agent.addresses[0]
-        process = await asyncio.create_subprocess_exec(
-            name,
-            *("-On", "-Oe", "-t", "5", "-r", "0"),
-            *user,
-            f"{host}:{port}",
-            *arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, error = await process.communicate()
-        return out.decode(), error.decode()
-
-    async def walk(self, root: str) -> dict[str, str]:
-        out, error = await self.tool("snmpbulkwalk", root)
-        assert not error
-        pairs = [line.lstrip(".").split(" = ", 1) for line in out.splitlines() if " = " in line]
-        return {oid: value for oid, value in pairs if not value.startswith("No Such")}
-
-    async def get(self, *oids: str) -> list[str]:
-        begun = time.monotonic()
-        out, error = await self.tool("snmpget", *oids)
-        assert not error
-        assert time.monotonic() - begun < 1
-        return [line.split(" = ")[1] for line in out.splitlines()]
-
-    async def set(self, *varbinds: str) -> str:
-        """What snmpset says went wrong, '' when nothing did."""
-        out, error = await self.tool("snmpset", *varbinds, user=OPERATOR)
-        found = re.search(r"Reason: (\w+)", error)
-        assert found or out, error
-        return found[1] if found else ""
-
-    async def until(self, condition: Callable[[], object], seconds: float = 8) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end
-            await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def running(folder: Path, tunnels: int, poll: float = 0.3) -> AsyncIterator[Lab]:
-    path = folder / "ipsec-snmpd.toml"
-    path.write_text(CONFIG.format(folder=folder, poll=poll))
-    path.chmod(0o600)
-    daemon = FakeVici(str(folder / "vici.sock"))
-    for number in range(1, tunnels + 1):
-        high, low = divmod(number, 250)
-        daemon.connections[f"gw{number}"] = connection_section(
-            remote_addrs=[f"198.51.{high}.{low}"],
-            children={
-                "net": {"mode": "TUNNEL", "local-ts": ["10.1.0.0/24"], "remote-ts": [f"10.{high}.{low}.0/24"]}
-            },
-            **{"remote-1": {"id": f"peer{number}.example", "class": "public key"}},
-        )
-        daemon.up(
-            f"gw{number}",
-            ike_section(
-                number, **{"remote-host": f"198.51.{high}.{low}", "remote-id": f"peer{number}.example"}
-            ),
-            child_section(number, octets=100 * number, **{"remote-ts": [f"10.{high}.{low}.0/24"]}),
-        )
-    await daemon.start()
-    agent = AgentDaemon(load_config(path))
-    stop = asyncio.Event()
-    await agent.start()
-    task = asyncio.create_task(agent.run_until(stop))
-    try:
-        lab = Lab(folder, daemon, agent)
-        await lab.until(lambda: agent.gateway.feeds["fake"].source.status is SourceStatus.UP, 20)
-        yield lab
-    finally:
-        stop.set()
-        await task
-        await agent.stop()
-        await daemon.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +24,7 @@ def tools(require_tool: Callable[[str], str]) -> None:
 
 def test_a_thousand_tunnels_are_walked(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tmp_path, 1000, poll=1.0) as lab:
+        async with beside_fake(tmp_path, 1000, poll=1.0) as lab:
             tunnels = await lab.walk(f"{FLOW}.3.2")
             octets = {oid: value for oid, value in tunnels.items() if oid.startswith(f"{FLOW}.3.2.1.27.")}
             assert len(octets) == 1000
@@ -196,7 +51,7 @@ def test_a_thousand_tunnels_are_walked(tmp_path: Path) -> None:
 
 def test_sets_act_and_wrong_ones_do_not(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tmp_path, 5) as lab:
+        async with beside_fake(tmp_path, 5) as lab:
             commands = lab.daemon.commands
             up = lambda: sum(map(len, lab.daemon.children.values()))  # noqa: E731
             wrong = {
@@ -257,7 +112,7 @@ def test_the_agent_answers_whatever_the_daemon_does(tmp_path: Path) -> None:
     state, octets = "1.3.6.1.4.1.32473.1.1.1.3.1.5.1", f"{FLOW}.3.2.1.27.1"
 
     async def main() -> None:
-        async with running(tmp_path, 3) as lab:
+        async with beside_fake(tmp_path, 3) as lab:
             assert await lab.get(state, octets) == ["INTEGER: 1", "Counter64: 100"]
             await lab.daemon.stop()
             source = lab.agent.gateway.feeds["fake"].source
@@ -288,7 +143,7 @@ def test_the_agent_answers_whatever_the_daemon_does(tmp_path: Path) -> None:
 
 def test_the_agent_outlives_a_fault_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with running(tmp_path, 1) as lab:
+        async with beside_fake(tmp_path, 1) as lab:
 
             def fault() -> None:
                 raise ValueError("nobody thought of this")
@@ -302,14 +157,14 @@ def test_the_agent_outlives_a_fault_of_its_own(tmp_path: Path, caplog: pytest.Lo
 
 def test_rows_keep_their_numbers_over_a_restart_of_the_agent(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tmp_path, 4) as lab:
+        async with beside_fake(tmp_path, 4) as lab:
             before = await lab.walk(f"{FLOW}.2.3.1.7")
-        async with running(tmp_path, 4) as lab:
+        async with beside_fake(tmp_path, 4) as lab:
             # another order of discovery: the first connection comes last
             assert await lab.walk(f"{FLOW}.2.3.1.7") == before
             del lab.daemon.connections["gw1"]
             lab.daemon.down(1)
-        async with running(tmp_path, 4) as lab:
+        async with beside_fake(tmp_path, 4) as lab:
             assert await lab.walk(f"{FLOW}.2.3.1.7") == before
 
     asyncio.run(main())
@@ -317,7 +172,7 @@ def test_rows_keep_their_numbers_over_a_restart_of_the_agent(tmp_path: Path) -> 
 
 def test_reload_adds_and_removes_sources(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tmp_path, 2) as lab:
+        async with beside_fake(tmp_path, 2) as lab:
             path = tmp_path / "ipsec-snmpd.toml"
             text = path.read_text()
             second = FakeVici(str(tmp_path / "second.sock"))
