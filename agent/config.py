@@ -83,7 +83,11 @@ class Community:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A USM user. Keys are passphrases unless `localized` (then keys for this engine, RFC 3414 section 2.6)."""
+    """A USM user. Keys are passphrases unless `localized` (then keys for this engine, RFC 3414 section 2.6).
+
+    `networks`: where the user may be used from; empty: from anywhere, but then an answer that nothing
+    authenticates is never larger than its request.
+    """
 
     name: str
     auth: str = ""
@@ -91,6 +95,7 @@ class User:
     priv: str = ""
     priv_key: Secret | None = None
     localized: bool = False
+    networks: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

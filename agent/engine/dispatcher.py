@@ -167,12 +167,12 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             self._to_pysnmp(data, peer)
             return
         try:
-            secured = self._usm.open(data, frame)
+            secured = self._usm.open(data, frame, peer.host)
         except Rejected as rejected:
             if frame.engine_id:
                 limited.warning("usm", "SNMPv3 message from %s refused: %s", peer.host, rejected)
-            if rejected.report is not None:
-                self._transport.send(rejected.report, peer)
+            if frame.reportable:
+                self._transport.send(self._usm.report_of(frame, rejected), peer)
             return
         self._secured(frame, secured, peer)
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from agent.config import User
 from agent.engine import messages
 from agent.engine import pdu as pdus
+from agent.engine.communities import Networks
 from agent.engine.counters import EngineCounters
 from agent.engine.messages import ScopedPdu, V3Frame
 from agent.engine.state import MAX_BOOTS, EngineState
@@ -66,6 +67,9 @@ class LocalUser:
     priv: str = ""
     auth_key: bytes = field(default=b"", repr=False)
     priv_key: bytes = field(default=b"", repr=False)
+    networks: Networks | None = None
+    """Where the user may be used from, at any level; None: anywhere, but then an answer that nothing
+    authenticates is never larger than its request."""
 
     @property
     def level(self) -> int:
@@ -84,10 +88,19 @@ class Secured:
 
 
 class Rejected(Exception):
-    """A message that did not pass. `report` is the answer to send, None for none."""
+    """A message that did not pass: the counter that its Report would show, and for which user at which level.
 
-    def __init__(self, reason: str, report: bytes | None) -> None:
-        self.report = report
+    `Usm.report_of` makes the Report. That costs more than to refuse the message, so it is only made when it is
+    going to be sent.
+    """
+
+    def __init__(
+        self, reason: str, oid: ber.Oid, value: int, user: LocalUser | None = None, level: int = 1
+    ) -> None:
+        self.oid = oid
+        self.value = value
+        self.user = user
+        self.level = level
         super().__init__(reason)
 
 
@@ -114,21 +127,22 @@ class Usm:
 
     # -- incoming -------------------------------------------------------------------------------------------
 
-    def open(self, data: bytes, frame: V3Frame) -> Secured:
-        """Authenticate and decrypt a message to this engine. Raises Rejected, BerError for a bad ScopedPDU."""
+    def open(self, data: bytes, frame: V3Frame, host: str = "") -> Secured:
+        """Authenticate and decrypt a message to this engine. Raises Rejected, BerError for a bad ScopedPDU.
+
+        `host`: the address that it came from. A user who may not be used from there is unknown there.
+        """
         counters = self.counters
         if frame.engine_id != self.engine_id:
             counters.usm_unknown_engine_ids += 1
-            raise self._rejected(frame, "engine ID", UNKNOWN_ENGINE_IDS, counters.usm_unknown_engine_ids)
+            raise Rejected("engine ID", UNKNOWN_ENGINE_IDS, counters.usm_unknown_engine_ids)
         user = self.users.get(frame.user)
-        if user is None:
+        if user is None or (user.networks is not None and host not in user.networks):
             counters.usm_unknown_user_names += 1
-            raise self._rejected(frame, "user name", UNKNOWN_USER_NAMES, counters.usm_unknown_user_names)
+            raise Rejected("user name", UNKNOWN_USER_NAMES, counters.usm_unknown_user_names)
         if frame.level > user.level:
             counters.usm_unsupported_sec_levels += 1
-            raise self._rejected(
-                frame, "security level", UNSUPPORTED_SEC_LEVELS, counters.usm_unsupported_sec_levels
-            )
+            raise Rejected("security level", UNSUPPORTED_SEC_LEVELS, counters.usm_unsupported_sec_levels)
         if frame.level >= 2:
             self._authenticate(data, frame, user)
         if frame.level < 3:
@@ -143,13 +157,11 @@ class Usm:
         digest = hmac.digest(user.auth_key, blank, name)[:size]
         if not hmac.compare_digest(digest, frame.auth):
             counters.usm_wrong_digests += 1
-            raise self._rejected(frame, "digest", WRONG_DIGESTS, counters.usm_wrong_digests)
+            raise Rejected("digest", WRONG_DIGESTS, counters.usm_wrong_digests)
         late = abs(self.engine_time - frame.time) > TIME_WINDOW
         if late or frame.boots != self.boots or self.boots == MAX_BOOTS:
             counters.usm_not_in_time_windows += 1
-            raise self._rejected(
-                frame, "time window", NOT_IN_TIME_WINDOWS, counters.usm_not_in_time_windows, user, 2
-            )
+            raise Rejected("time window", NOT_IN_TIME_WINDOWS, counters.usm_not_in_time_windows, user, 2)
 
     def _decrypt(self, data: bytes, frame: V3Frame, user: LocalUser) -> Secured:
         try:
@@ -163,25 +175,16 @@ class Usm:
         except ber.BerError as error:
             # The digest was right, so this is a user with a wrong privacy key rather than a forger.
             self.counters.usm_decryption_errors += 1
-            raise self._rejected(
-                frame, f"decryption: {error}", DECRYPTION_ERRORS, self.counters.usm_decryption_errors
+            raise Rejected(
+                f"decryption: {error}", DECRYPTION_ERRORS, self.counters.usm_decryption_errors
             ) from None
 
     # -- outgoing -------------------------------------------------------------------------------------------
 
-    def _rejected(
-        self,
-        frame: V3Frame,
-        reason: str,
-        oid: ber.Oid,
-        value: int,
-        user: LocalUser | None = None,
-        level: int = 1,
-    ) -> Rejected:
-        if not frame.reportable:
-            return Rejected(reason, None)
-        pdu = messages.report_pdu(frame.request_id, oid, value)
-        return Rejected(reason, self.seal(frame, user, level, self.engine_id, b"", pdu))
+    def report_of(self, frame: V3Frame, rejected: Rejected) -> bytes:
+        """The Report for a message that did not pass (RFC 3414 section 3.2, RFC 3412 section 7.1.3)."""
+        pdu = messages.report_pdu(frame.request_id, rejected.oid, rejected.value)
+        return self.seal(frame, rejected.user, rejected.level, self.engine_id, b"", pdu)
 
     def report(self, frame: V3Frame, secured: Secured, request_id: int, oid: ber.Oid, value: int) -> bytes:
         """A Report at the level of the message that it is about (RFC 3412 section 7.1.3)."""
@@ -273,7 +276,8 @@ def localize(user: User, engine_id: bytes) -> LocalUser:
         if len(priv_key) < size:
             raise UsmError(f"user {user.name!r}: a localized {user.priv} key needs {size} octets")
         priv_key = priv_key[:size]
-    return LocalUser(user.name.encode(), user.auth, user.priv, auth_key, priv_key)
+    networks = Networks(user.networks) if user.networks else None
+    return LocalUser(user.name.encode(), user.auth, user.priv, auth_key, priv_key, networks)
 
 
 def localized_key(password: bytes, engine_id: bytes, name: str) -> bytes:

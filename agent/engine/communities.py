@@ -1,0 +1,102 @@
+"""Community strings and the networks that they, and users, may be used from (RFC 3584 section 5).
+
+A community string is the only secret of SNMPv1 and v2c, so it is never compared in a way whose time tells how
+much of it was right, and the time does not grow with the number of communities.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import secrets
+from collections.abc import Iterable
+from functools import lru_cache
+
+from agent.config import Community, Network
+from agent.engine.epoch import Epoch
+
+VERSIONS = {0: "v1", 1: "v2c"}
+"""By msgVersion, as the configuration calls them."""
+MAX_NAME = 512
+"""Octets of a community string that is looked for at all; RFC 3584's own examples have six."""
+
+
+@lru_cache(maxsize=1024)
+def _address(host: str) -> tuple[int, int]:
+    """(IP version, address as a number). An IPv4 address inside IPv6 counts as the IPv4 address that it is."""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.version, int(address)
+
+
+class Networks:
+    """A set of IP networks, asked for one address at a time."""
+
+    __slots__ = ("_networks",)
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._networks = tuple(
+            (network.version, int(network.network_address), int(network.netmask)) for network in networks
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def __contains__(self, host: str) -> bool:
+        version, number = _address(host)
+        return any(version == v and number & mask == base for v, base, mask in self._networks)
+
+
+class Communities:
+    """All communities: those of the configuration, and those made over SNMP (snmpCommunityTable).
+
+    Where two have the same string, the first whose versions and networks fit is meant, the configuration's
+    before the others.
+    """
+
+    def __init__(self, epoch: Epoch | None = None) -> None:
+        self._epoch = epoch
+        self._key = secrets.token_bytes(32)
+        self._config: tuple[Community, ...] = ()
+        self._rows: tuple[Community, ...] = ()
+        self._index: dict[bytes, tuple[tuple[Community, Networks], ...]] = {}
+
+    def set_config(self, communities: Iterable[Community]) -> None:
+        """Replace what the configuration file says."""
+        self._config = tuple(communities)
+        self._rebuild()
+
+    def set_rows(self, communities: Iterable[Community]) -> None:
+        """Replace what was made over SNMP."""
+        self._rows = tuple(communities)
+        self._rebuild()
+
+    def find(self, name: bytes, version: int, host: str) -> Community | None:
+        """The community of this string for messages of msgVersion `version` from `host`; None when there is none.
+
+        The string is looked for by a digest with a key of this process: nobody outside can tell how near to
+        one of the digests here a guess came.
+        """
+        if len(name) > MAX_NAME:
+            return None
+        text = VERSIONS.get(version)
+        for community, networks in self._index.get(self._digest(name), ()):
+            if text in community.versions and host in networks:
+                return community
+        return None
+
+    def __len__(self) -> int:
+        return len(self._config) + len(self._rows)
+
+    def _digest(self, name: bytes) -> bytes:
+        return hashlib.blake2b(name, digest_size=16, key=self._key).digest()
+
+    def _rebuild(self) -> None:
+        index: dict[bytes, list[tuple[Community, Networks]]] = {}
+        for community in (*self._config, *self._rows):
+            entry = (community, Networks(community.networks))
+            index.setdefault(self._digest(community.name.reveal()), []).append(entry)
+        self._index = {digest: tuple(entries) for digest, entries in index.items()}
+        if self._epoch is not None:
+            self._epoch.bump()
