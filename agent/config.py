@@ -339,7 +339,7 @@ class _Reader(TomlReader):
         where: Where = ("user", n)
         secrets = ("auth_password", "auth_password_file", "priv_password", "priv_password_file")
         keys = ("auth_key", "auth_key_file", "priv_key", "priv_key_file")
-        self.known(table, where, ("name", "group", "auth", "priv", *secrets, *keys))
+        self.known(table, where, ("name", "group", "auth", "priv", "networks", *secrets, *keys))
         name = self.take(table, where, "name", str, MISSING)
         if not 1 <= len(name.encode()) <= 32:
             raise self.fault((*where, "name"), "not 1 to 32 octets", "choose another name")
@@ -354,7 +354,17 @@ class _Reader(TomlReader):
         if auth_key and priv_key and auth_localized != priv_localized:
             raise self.fault(where, "one key is localized, the other a password", "give both the same way")
         members[MODELS["usm"], name] = self.take(table, where, "group", str, MISSING)
-        return User(name, auth, auth_key, priv, priv_key, auth_localized)
+        networks = self.networks(table, where)
+        return User(name, auth, auth_key, priv, priv_key, auth_localized, networks)
+
+    def networks(self, table: dict[str, Any], where: Where) -> tuple[Network, ...]:
+        found = []
+        for text in self.strings(table, where, "networks"):
+            try:
+                found.append(ipaddress.ip_network(text))
+            except ValueError as error:
+                raise self.fault((*where, "networks"), str(error), 'write "192.0.2.0/24"') from None
+        return tuple(found)
 
     def key(self, table: dict[str, Any], where: Where, kind: str, wanted: bool) -> tuple[Secret | None, bool]:
         password = self.secret(table, where, f"{kind}_password", f"{kind}_password_file")
@@ -387,12 +397,7 @@ class _Reader(TomlReader):
         for version in versions:
             if version not in ("v1", "v2c"):
                 raise self.fault((*where, "versions"), f"{version!r} is not known", 'use "v1", "v2c"')
-        networks = []
-        for text in self.strings(table, where, "networks"):
-            try:
-                networks.append(ipaddress.ip_network(text))
-            except ValueError as error:
-                raise self.fault((*where, "networks"), str(error), 'write "192.0.2.0/24"') from None
+        networks = self.networks(table, where)
         if not networks:
             raise self.fault(
                 where, "networks is missing or empty", 'name who may use it; anyone is ["0.0.0.0/0", "::/0"]'
@@ -408,7 +413,7 @@ class _Reader(TomlReader):
             raise self.fault(
                 (*where, "context"), f"no context {context!r}", 'leave it out: there is one context, ""'
             )
-        return Community(name, security_name, frozenset(versions), tuple(networks), context)
+        return Community(name, security_name, frozenset(versions), networks, context)
 
     def views(self, data: Mapping[str, Any]) -> dict[str, tuple[Subtree, ...]]:
         views: dict[str, tuple[Subtree, ...]] = {}

@@ -23,6 +23,7 @@ from pysnmp.entity.engine import SnmpEngine
 from agent.config import Config, ConfigError
 from agent.engine import state
 from agent.engine.access import AccessControl
+from agent.engine.communities import Communities
 from agent.engine.counters import EngineCounters
 from agent.engine.dispatcher import Dispatcher, EngineTransport
 from agent.engine.epoch import Epoch
@@ -94,13 +95,14 @@ class SnmpAgent:
         self.engine_id, self.engine_boots = kept.engine_id, kept.boots
         usm = Usm(kept, config.max_message_size, self.counters)
         usm.set_users(config.users)
-        dispatcher = Dispatcher(self.counters)
+        communities = Communities(self.epoch)
+        dispatcher = Dispatcher(self.counters, communities)
         engine = new_engine(usm, dispatcher)
         set_users(engine, usm.users.values())
         transport = EngineTransport(dispatcher.receive)
         dispatcher.attach(engine, usm, self._responder, transport)
         engine.register_transport_dispatcher(transport)
-        dispatcher.set_communities(config.communities)
+        dispatcher.communities.set_config(config.communities)
         self._responder.set_timeout = config.set_timeout
         transport.listen(config.listen)
         self.engine, self.usm, self._dispatcher, self._transport = engine, usm, dispatcher, transport
@@ -149,7 +151,7 @@ class SnmpAgent:
                 raise
         else:
             transport.listen(config.listen)
-        dispatcher.set_communities(config.communities)
+        dispatcher.communities.set_config(config.communities)
         self._responder.access = access
         self.epoch.bump()
         self._responder.set_timeout = config.set_timeout

@@ -72,8 +72,8 @@ class Communities:
         self._rows = tuple(communities)
         self._rebuild()
 
-    def find(self, name: bytes, version: int, host: str) -> Community | None:
-        """The community of this string for messages of msgVersion `version` from `host`; None when there is none.
+    def lookup(self, name: bytes, version: int, host: str, port: int = 0) -> Community | None:
+        """The community of this string for messages of msgVersion `version` from there; None when there is none.
 
         The string is looked for by a digest with a key of this process: nobody outside can tell how near to
         one of the digests here a guess came.

@@ -28,9 +28,12 @@ class EngineCounters:
     usm_decryption_errors: int = 0
     internal_errors: int = 0
     """Messages that an unforeseen exception ended; each is a bug, and is logged."""
-    send_errors: int = 0
     set_retransmissions: int = 0
     sets_refused_busy: int = 0
     sets_replayed: int = 0
     unexpected_answers: int = 0
     """Responses, Reports and notifications from where nothing was asked."""
+    reports_withheld: int = 0
+    """Reports to messages that USM refused, not sent because their source network had its share."""
+    answers_withheld: int = 0
+    """Answers to what nobody had authenticated, larger than their request, not sent for the same reason."""

@@ -1,33 +1,35 @@
 """The message dispatcher (RFC 3412 section 4.2) over pysnmp's.
 
-Every datagram is checked and counted here first. Requests are answered here, community-based ones and SNMPv3
-alike; what answers a notification of ours goes on to pysnmp. Whatever is malformed or unforeseen ends as a
-counted drop.
+Every datagram is checked and counted here first, and what costs least is checked first: a stranger's message is
+dropped before its varbinds are read, before a digest is made, before a Report is. Requests are answered here,
+community-based ones and SNMPv3 alike; what answers a notification of ours goes on to pysnmp. Whatever is malformed
+or unforeseen ends as a counted drop.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import logging
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from pysnmp.entity.engine import SnmpEngine
 from pysnmp.error import PySnmpError
 from pysnmp.proto.rfc3412 import MsgAndPduDispatcher
 
-from agent.config import Community
 from agent.engine import messages
 from agent.engine import pdu as pdus
+from agent.engine.communities import Communities
 from agent.engine.counters import EngineCounters
+from agent.engine.limits import ReportLimits
 from agent.engine.messages import V1, V2C, V3, V3Frame
 from agent.engine.pdu import RequestPdu
-from agent.engine.responder import CommandResponder, Requester, Retransmissions, SeenSets, UnknownContext
+from agent.engine.responder import CommandResponder, Requester, UnknownContext
+from agent.engine.sets import Answer, Recorded, SetQueue
+from agent.engine.summary import Summary
 from agent.engine.transport import DOMAIN_V4, DOMAIN_V6, Peer, UdpTransport
-from agent.engine.usm import TIME_WINDOW, USM, Rejected, Secured, Usm
+from agent.engine.usm import USM, WRONG_DIGESTS, Rejected, Secured, Usm
 from agent.smi import ber
 from agent.smi.counters import LimitedLog
 
@@ -38,9 +40,6 @@ UNKNOWN_CONTEXTS = (1, 3, 6, 1, 6, 3, 12, 1, 5, 0)
 """snmpUnknownContexts.0 (RFC 3413)."""
 UNKNOWN_PDU_HANDLERS = (1, 3, 6, 1, 6, 3, 11, 2, 1, 3, 0)
 """snmpUnknownPDUHandlers.0 (RFC 3412)."""
-MAX_PENDING_SETS = 64
-MAX_PENDING_SETS_OF_ONE = 16
-"""Of one name and host, so that one manager's SETs leave room for the others'."""
 ANSWER_LIFETIME = 120.0
 """Seconds after a notification of ours that messages from its receiver are taken for answers."""
 MAX_ASKED = 1024
@@ -59,15 +58,15 @@ class EngineTransport(UdpTransport):
 class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
     """pysnmp's dispatcher with our receive path. `attach` completes it before the first datagram."""
 
-    def __init__(self, counters: EngineCounters) -> None:
+    def __init__(self, counters: EngineCounters, communities: Communities) -> None:
         super().__init__()
         self.counters = counters
-        self.communities: tuple[Community, ...] = ()
-        self._pending: dict[tuple[object, ...], list[Callable[[bytes | None], None]]] = {}
-        self._begun: Counter[tuple[int, str, str]] = Counter()
-        self._retransmissions = Retransmissions()
-        self._seen_sets = SeenSets(2 * TIME_WINDOW + 1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.communities = communities
+        self.limits = ReportLimits()
+        self.on_auth_failure: Callable[[Peer], None] | None = None
+        """Told of every message under a community or digest that is not right (RFC 3418 authenticationFailure)."""
+        self.on_answer: Callable[[bytes, Peer, V3Frame | None], None] | None = None
+        """Gets what may answer a notification of ours; the frame is that of an SNMPv3 message."""
         self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
 
     def attach(
@@ -78,18 +77,14 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         self._usm = usm
         self._responder = responder
         self._transport = transport
+        self.sets = SetQueue(responder, self.counters)
+        self._summary = Summary(self.counters, lambda: transport.send_errors, time.monotonic())
+        transport.register_timer_callback(self._summary.tick)
         (self._asn1_errors,) = engine.get_mib_builder().import_symbols("__SNMPv2-MIB", "snmpInASNParseErrs")
-
-    def set_communities(self, communities: Iterable[Community]) -> None:
-        """Replace all community strings."""
-        self.communities = tuple(communities)
 
     async def drain(self) -> None:
         """Cancel SETs that still run (they undo what they did) and wait for their end."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.sets.drain()
 
     # -- receive --------------------------------------------------------------------------------------------
 
@@ -117,17 +112,22 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
 
     def _receive_community(self, data: bytes, version: int, position: int, end: int, peer: Peer) -> None:
         message = messages.parse_community(data, version, position, end)
-        if message.pdu_type not in pdus.REQUESTS or (version == V1 and message.pdu_type == pdus.GETBULK):
-            if message.pdu_type == pdus.RESPONSE:
-                # the answer to an inform of ours
-                self._to_pysnmp(data, peer)
-                return
-            raise ber.BerError(f"PDU type 0x{message.pdu_type:02x} in a version {version} request")
-        community = self._community(message.community, version, peer)
+        if message.pdu_type not in pdus.OF_VERSION[version]:
+            raise ber.BerError(f"PDU type 0x{message.pdu_type:02x} in a version {version} message")
+        if message.pdu_type == pdus.RESPONSE:
+            # the answer to an inform of ours
+            self._answered(data, peer, None)
+            return
+        community = self.communities.lookup(message.community, version, peer.host, peer.address[1])
         if community is None:
             # before the varbinds are read: strangers should cost little
             self.counters.in_bad_community_names += 1
             limited.warning("community", "unknown community or source address: %s", peer.host)
+            self._auth_failed(peer)
+            return
+        if message.pdu_type not in pdus.REQUESTS:
+            # notifications: no application here takes them (RFC 3412 section 4.2.2.1)
+            self.counters.unknown_pdu_handlers += 1
             return
         request = pdus.parse(data, message.pdu, message.end)
         who = Requester(
@@ -139,18 +139,7 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             if pdu is not None:
                 self._transport.send(messages.community_message(version, message.community, pdu), peer)
 
-        self._respond(request, who, budget, answer)
-
-    def _community(self, name: bytes, version: int, peer: Peer) -> Community | None:
-        """The configured community of this name that may be used from there. Looks at all, equally long."""
-        text = "v1" if version == V1 else "v2c"
-        address = ipaddress.ip_address(peer.host)
-        found = None
-        for community in self.communities:
-            fits = community.name.matches(name) and text in community.versions
-            if fits and found is None and any(address in network for network in community.networks):
-                found = community
-        return found
+        self._respond(request, who, budget, answer, None)
 
     # -- SNMPv3 ---------------------------------------------------------------------------------------------
 
@@ -164,29 +153,53 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             return
         if frame.engine_id != self._usm.engine_id and not frame.reportable:
             # where another engine is authoritative: the answer to an inform of ours
-            self._to_pysnmp(data, peer)
+            self._answered(data, peer, frame)
             return
         try:
             secured = self._usm.open(data, frame, peer.host)
         except Rejected as rejected:
-            if frame.engine_id:
-                limited.warning("usm", "SNMPv3 message from %s refused: %s", peer.host, rejected)
-            if frame.reportable:
-                self._transport.send(self._usm.report_of(frame, rejected), peer)
+            self._rejected(frame, rejected, peer)
             return
-        self._secured(frame, secured, peer)
+        if secured.level > 1:
+            self.limits.authenticated(peer.host, time.monotonic())
+        self._secured(data, frame, secured, peer)
 
-    def _secured(self, frame: V3Frame, secured: Secured, peer: Peer) -> None:
+    def _rejected(self, frame: V3Frame, rejected: Rejected, peer: Peer) -> None:
+        """A message that USM has not let through: a Report where the class of its PDU wants one."""
+        if frame.engine_id:
+            limited.warning("usm", "SNMPv3 message from %s refused: %s", peer.host, rejected)
+        if rejected.oid is WRONG_DIGESTS:
+            self._auth_failed(peer)
+        if not frame.reportable:
+            return
+        if not self.limits.take(peer.host, time.monotonic()):
+            self.counters.reports_withheld += 1
+            return
+        self._transport.send(self._usm.report_of(frame, rejected), peer)
+
+    def _secured(self, data: bytes, frame: V3Frame, secured: Secured, peer: Peer) -> None:
         """A message that USM has let through (RFC 3412 section 4.2.2.1)."""
         scoped, usm = secured.scoped, self._usm
-        known = scoped.pdu_type in pdus.REQUESTS
-        request = pdus.parse(secured.octets, scoped.pdu, scoped.end) if known else None
-        if request is None or scoped.context_engine_id != usm.engine_id:
+        if scoped.pdu_type in (pdus.RESPONSE, pdus.REPORT):
+            # RFC 3412 section 7.2 step 11: nothing was asked in the name of this engine
+            self.counters.unexpected_answers += 1
+            return
+        request = pdus.parse(secured.octets, scoped.pdu, scoped.end)
+        # an unauthenticated sender may be anybody at anybody's address: it gets no more than it has sent, unless
+        # the configuration says from where the user may come
+        bounded = secured.level == 1 and secured.user.networks is None
+
+        def send(message: bytes) -> None:
+            if bounded and len(message) > len(data) and not self.limits.take(peer.host, time.monotonic()):
+                self.counters.answers_withheld += 1
+                return
+            self._transport.send(message, peer)
+
+        if request.type not in pdus.REQUESTS or scoped.context_engine_id != usm.engine_id:
             self.counters.unknown_pdu_handlers += 1
-            if request is not None:
+            if request.type in pdus.CONFIRMED:
                 number = self.counters.unknown_pdu_handlers
-                report = usm.report(frame, secured, request.request_id, UNKNOWN_PDU_HANDLERS, number)
-                self._transport.send(report, peer)
+                send(usm.report(frame, secured, request.request_id, UNKNOWN_PDU_HANDLERS, number))
             return
         who = Requester(
             V3,
@@ -199,22 +212,41 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
 
         def answer(pdu: bytes | None) -> None:
             if pdu is not None:
-                message = usm.seal(
-                    frame, secured.user, secured.level, scoped.context_engine_id, scoped.context, pdu
+                send(
+                    usm.seal(
+                        frame, secured.user, secured.level, scoped.context_engine_id, scoped.context, pdu
+                    )
                 )
-                self._transport.send(message, peer)
 
-        replayed = (
-            request.type == pdus.SET
-            and secured.level > 1
-            and self._seen_sets.seen(frame.user, frame.auth, time.monotonic())
-        )
+        budget = usm.budget(frame, secured)
+        if bounded:
+            budget = min(budget, scoped.end - scoped.pdu)
+        recorded = (frame.user, frame.auth, frame.time) if secured.level > 1 else None
         try:
-            self._respond(request, who, usm.budget(frame, secured), answer, replayed)
+            self._respond(request, who, budget, answer, recorded)
         except UnknownContext:
             number = self.counters.unknown_contexts
-            report = usm.report(frame, secured, request.request_id, UNKNOWN_CONTEXTS, number)
-            self._transport.send(report, peer)
+            send(usm.report(frame, secured, request.request_id, UNKNOWN_CONTEXTS, number))
+
+    def _respond(
+        self, request: RequestPdu, who: Requester, budget: int, answer: Answer, recorded: Recorded | None
+    ) -> None:
+        if request.type == pdus.SET:
+            self.sets.submit(request, who, budget, answer, recorded)
+        else:
+            answer(self._responder.read(request, who, budget))
+
+    def _auth_failed(self, peer: Peer) -> None:
+        if self.on_auth_failure is not None:
+            self.on_auth_failure(peer)
+
+    # -- what answers us ------------------------------------------------------------------------------------
+
+    def _answered(self, data: bytes, peer: Peer, frame: V3Frame | None) -> None:
+        if self.on_answer is not None:
+            self.on_answer(data, peer, frame)
+        else:
+            self._to_pysnmp(data, peer)
 
     def send_pdu(self, *arguments: Any, **options: Any) -> Any:
         """pysnmp's sendPdu (RFC 3411 section 4.1.1.1), which also says whose answer is expected."""
@@ -239,71 +271,6 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             self.counters.in_asn_parse_errs += 1
             log.debug("dropped by pysnmp: %s", type(error).__name__)
         self.counters.in_asn_parse_errs += int(self._asn1_errors.syntax) - errors
-
-    # -- respond --------------------------------------------------------------------------------------------
-
-    def _respond(
-        self,
-        request: RequestPdu,
-        who: Requester,
-        budget: int,
-        answer: Callable[[bytes | None], None],
-        replayed: bool = False,
-    ) -> None:
-        if request.type != pdus.SET:
-            answer(self._responder.read(request, who, budget))
-            return
-        refused, response = self._responder.refuse(request, who, budget)
-        if refused:
-            answer(response)
-            return
-        key = Retransmissions.key(request, who)
-        known, earlier = self._retransmissions.find(key, time.monotonic())
-        if known:
-            self.counters.set_retransmissions += 1
-            answer(earlier)
-            return
-        waiting = self._pending.get(key)
-        if waiting is not None:
-            self.counters.set_retransmissions += 1
-            if len(waiting) < 16:
-                waiting.append(answer)
-            return
-        if replayed:
-            self.counters.sets_replayed += 1
-            limited.warning("replay", "a recorded SET of %s came again from %s", who.name, who.peer)
-            return
-        if len(self._pending) >= MAX_PENDING_SETS or self._begun[who.manager] >= MAX_PENDING_SETS_OF_ONE:
-            self.counters.sets_refused_busy += 1
-            answer(self._responder.busy(request, who, budget))
-            return
-        self._pending[key] = [answer]
-        self._begun[who.manager] += 1
-        self._start(self._set(request, who, budget, key))
-
-    async def _set(self, request: RequestPdu, who: Requester, budget: int, key: tuple[object, ...]) -> None:
-        response: bytes | None = None
-        try:
-            response = await self._responder.write(request, who, budget)
-            self._retransmissions.keep(key, response, time.monotonic())
-        finally:
-            answers = self._pending.pop(key)
-            self._begun[who.manager] -= 1
-            if not self._begun[who.manager]:
-                del self._begun[who.manager]
-        for answer in answers:
-            answer(response)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self.counters.internal_errors += 1
-            log.error("a SET ended in an exception", exc_info=task.exception())
 
 
 def _domain(peer: Peer) -> tuple[int, ...]:

@@ -10,8 +10,6 @@ from agent.smi import ber
 V1 = 0
 V2C = 1
 V3 = 3
-_CONFIRMED = pdus.REQUESTS | {0xA6}
-"""Confirmed class of RFC 3411: the requests, and InformRequest."""
 MIN_MAX_SIZE = 484
 """Smallest msgMaxSize that RFC 3412 section 6 lets an engine announce."""
 
@@ -62,7 +60,7 @@ class V3Frame:
         """Whether a Report may answer (RFC 3412 section 6.4): by the PDU's class where it can be read, else by
         the reportableFlag.
         """
-        return self.pdu_type in _CONFIRMED if self.pdu_type else bool(self.flags & 0x04)
+        return self.pdu_type in pdus.CONFIRMED if self.pdu_type else bool(self.flags & 0x04)
 
 
 @dataclass(frozen=True, slots=True)

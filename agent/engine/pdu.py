@@ -12,15 +12,26 @@ GET = 0xA0
 GETNEXT = 0xA1
 RESPONSE = 0xA2
 SET = 0xA3
+V1_TRAP = 0xA4
 GETBULK = 0xA5
+INFORM = 0xA6
+TRAP = 0xA7
 REPORT = 0xA8
 
 REQUESTS = frozenset((GET, GETNEXT, SET, GETBULK))
+CONFIRMED = REQUESTS | {INFORM}
+"""Confirmed class of RFC 3411: the requests, and InformRequest."""
+OF_VERSION = {
+    0: frozenset((GET, GETNEXT, RESPONSE, SET, V1_TRAP)),
+    1: frozenset((GET, GETNEXT, RESPONSE, SET, GETBULK, INFORM, TRAP)),
+}
+"""PDU types of community-based messages by msgVersion (RFC 1157, RFC 3416). Nothing there sends Reports."""
+_OF_V3 = frozenset((GET, GETNEXT, RESPONSE, SET, GETBULK, INFORM, TRAP, REPORT))
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPdu:
-    """A Get, GetNext, GetBulk or SetRequest-PDU.
+    """A PDU of RFC 3416, a Get, GetNext, GetBulk or SetRequest-PDU for the most part.
 
     `first` and `second` are error-status and error-index, or non-repeaters and max-repetitions. `echo` is the
     contents of the variable-bindings field as received, for responses that repeat it.
@@ -35,12 +46,12 @@ class RequestPdu:
 
 
 def parse(data: bytes, position: int, end: int) -> RequestPdu:
-    """Read a request PDU that fills `data[position:end]`. Raises BerError."""
+    """Read a PDU that fills `data[position:end]`. Raises BerError."""
     kind, start, stop = ber.read(data, position, end)
     if stop != end:
         raise ber.BerError("octets after the PDU")
-    if kind not in REQUESTS:
-        raise ber.BerError(f"PDU type 0x{kind:02x} is no request")
+    if kind not in _OF_V3:
+        raise ber.BerError(f"0x{kind:02x} is no PDU type")
     numbers = []
     for _ in range(3):
         first, last = ber.expect(data, start, stop, ber.INTEGER)

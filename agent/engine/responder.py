@@ -6,9 +6,7 @@ finished Response-PDU, or None where RFC 3416 lets nothing be sent, and count th
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from agent.engine import pdu as pdus
@@ -79,14 +77,14 @@ class CommandResponder:
                 else:
                     _, varbind = seen.read_next(oid, skip_counter64=v1)
             except ReadError as error:
-                return self._error(request, who, error.code, number, budget)
+                return self.error(request, who, error.code, number, budget)
             if v1 and _value_tag(varbind) in _NOT_IN_V1:
                 # RFC 3584 section 4.2.2.1: version 1 has neither exceptions nor Counter64
-                return self._error(request, who, ErrorStatus.noSuchName, number, budget)
+                return self.error(request, who, ErrorStatus.noSuchName, number, budget)
             out.append(varbind)
         varbinds = b"".join(out)
         if len(varbinds) > pdus.varbinds_room(budget, request.request_id):
-            return self._too_big(request, who, budget)
+            return self.too_big(request, who, budget)
         return pdus.response(request.request_id, ErrorStatus.noError, 0, varbinds)
 
     def _bulk(self, request: RequestPdu, seen: View, who: Requester, budget: int) -> bytes | None:
@@ -121,7 +119,7 @@ class CommandResponder:
                 if ended:
                     break
         except ReadError as error:
-            return self._error(request, who, error.code, reading, budget)
+            return self.error(request, who, error.code, reading, budget)
         return self._finish(request, out)
 
     def _finish(self, request: RequestPdu, out: list[bytes]) -> bytes:
@@ -136,10 +134,10 @@ class CommandResponder:
             return self._denied(request, who, view, budget)
         # The response holds the request's own VarBinds: whether it fits is known before anything is done.
         if len(request.echo) > pdus.varbinds_room(budget, request.request_id, 18, len(request.varbinds)):
-            return self._too_big(request, who, budget)
+            return self.too_big(request, who, budget)
         outcome = await self._transact(request, view)
         if outcome.status is not ErrorStatus.noError:
-            return self._error(request, who, outcome.status, outcome.index, budget)
+            return self.error(request, who, outcome.status, outcome.index, budget)
         return pdus.response(request.request_id, ErrorStatus.noError, 0, request.echo)
 
     async def _transact(self, request: RequestPdu, view: MibView) -> SetOutcome:
@@ -157,7 +155,7 @@ class CommandResponder:
 
     def busy(self, request: RequestPdu, who: Requester, budget: int) -> bytes | None:
         """The response to a Set for which there is no room in the queue."""
-        return self._error(request, who, ErrorStatus.resourceUnavailable, 0, budget)
+        return self.error(request, who, ErrorStatus.resourceUnavailable, 0, budget)
 
     # -- errors ---------------------------------------------------------------------------------------------
 
@@ -166,23 +164,23 @@ class CommandResponder:
             self.counters.unknown_contexts += 1
             if who.version == V3:
                 raise UnknownContext
-            return self._error(request, who, ErrorStatus.genErr, 0, budget)
+            return self.error(request, who, ErrorStatus.genErr, 0, budget)
         if who.version != V3:
             self.counters.in_bad_community_uses += 1
         # RFC 3413 section 3.2: error-index 0; version 1's noSuchName always names a variable
         index = 1 if who.version == V1 and request.varbinds else 0
-        return self._error(request, who, ErrorStatus.authorizationError, index, budget)
+        return self.error(request, who, ErrorStatus.authorizationError, index, budget)
 
-    def _error(
+    def error(
         self, request: RequestPdu, who: Requester, status: ErrorStatus, index: int, budget: int
     ) -> bytes | None:
         if who.version == V1:
             status = V1_ERROR_STATUS[status]
         if len(request.echo) > pdus.varbinds_room(budget, request.request_id, status, index):
-            return self._too_big(request, who, budget)
+            return self.too_big(request, who, budget)
         return pdus.response(request.request_id, status, index, request.echo)
 
-    def _too_big(self, request: RequestPdu, who: Requester, budget: int) -> bytes | None:
+    def too_big(self, request: RequestPdu, who: Requester, budget: int) -> bytes | None:
         """RFC 3416 section 4.2.1: an empty list of variables; RFC 1157: the request's own."""
         varbinds = request.echo if who.version == V1 else b""
         if len(varbinds) > pdus.varbinds_room(budget, request.request_id, ErrorStatus.tooBig):
@@ -197,62 +195,4 @@ def _value_tag(varbind: bytes) -> int:
     return varbind[name_end]
 
 
-class Retransmissions:
-    """Recognises a SET that a manager sends again because the answer was late or lost.
-
-    The same manager, request-id and varbinds within `lifetime` seconds are one SET: while it runs, the copy
-    waits for the same answer; afterwards it gets that answer again.
-    """
-
-    def __init__(self, lifetime: float = 15.0, limit: int = 256) -> None:
-        self._lifetime = lifetime
-        self._limit = limit
-        self._answers: OrderedDict[tuple[object, ...], tuple[float, bytes | None]] = OrderedDict()
-
-    @staticmethod
-    def key(request: RequestPdu, who: Requester) -> tuple[object, ...]:
-        """What makes two SETs the same one."""
-        digest = hashlib.sha256(request.echo).digest()
-        return (who.peer, who.model, who.name, who.level, who.context, request.request_id, digest)
-
-    def find(self, key: tuple[object, ...], now: float) -> tuple[bool, bytes | None]:
-        """(whether it was answered, the answer)."""
-        while self._answers:
-            oldest = next(iter(self._answers))
-            if now - self._answers[oldest][0] <= self._lifetime and len(self._answers) <= self._limit:
-                break
-            del self._answers[oldest]
-        found = self._answers.get(key)
-        return (False, None) if found is None else (True, found[1])
-
-    def keep(self, key: tuple[object, ...], answer: bytes | None, now: float) -> None:
-        """Remember an answer."""
-        self._answers[key] = (now, answer)
-
-
-class SeenSets:
-    """Recognises a recorded SET that is sent again.
-
-    USM's time window lets the same octets in for as long as five minutes (RFC 3414 section 2.2.3); for a SET
-    that is long enough to do harm twice. A manager that retransmits signs anew, with a time of its own.
-    """
-
-    def __init__(self, lifetime: float, limit: int = 4096) -> None:
-        self._lifetime = lifetime
-        self._limit = limit
-        self._seen: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
-
-    def seen(self, user: bytes, digest: bytes, now: float) -> bool:
-        """Whether this user's message with this digest was there before; it is from now on."""
-        while self._seen and (
-            len(self._seen) >= self._limit or now - next(iter(self._seen.values())) > self._lifetime
-        ):
-            self._seen.popitem(last=False)
-        key = (user, digest)
-        if key in self._seen:
-            return True
-        self._seen[key] = now
-        return False
-
-
-__all__ = ["CommandResponder", "Requester", "Retransmissions", "SeenSets", "UnknownContext"]
+__all__ = ["CommandResponder", "Requester", "UnknownContext"]

@@ -397,6 +397,7 @@ auth_password = 'authpassword'
 [[user]]
 name = "anybody"
 group = "public"
+networks = ["127.0.0.0/8", "::1/128"]
 [[access]]
 group = "monitor"
 model = "any"
@@ -557,8 +558,8 @@ class Offline:
         """The same for a SET."""
         self.transport.sent.clear()
         self.dispatcher.receive(data, peer)
-        while self.dispatcher._tasks:
-            await asyncio.gather(*self.dispatcher._tasks)
+        while self.dispatcher.sets.tasks:
+            await asyncio.gather(*self.dispatcher.sets.tasks)
         return self.transport.sent[0] if self.transport.sent else None
 
 

@@ -17,7 +17,7 @@ from test_smi_controller import scalar
 
 from agent.engine import messages
 from agent.engine.pdu import GET, REPORT, SET
-from agent.engine.responder import SeenSets
+from agent.engine.sets import SeenSets
 from agent.engine.transport import Peer
 from agent.smi import ber
 from agent.smi.errors import ErrorStatus
@@ -179,13 +179,29 @@ def test_a_recorded_set_is_not_made_again(
 
 def test_what_was_seen_is_forgotten_when_the_window_has_closed() -> None:
     seen = SeenSets(301, 4)
-    assert not seen.seen(b"u", b"1", 0)
-    assert seen.seen(b"u", b"1", 301)
-    assert not seen.seen(b"v", b"1", 301)
-    assert not seen.seen(b"u", b"1", 302)
+    assert not seen.seen(b"u", b"1", 10, 0)
+    assert seen.seen(b"u", b"1", 10, 301)
+    assert not seen.seen(b"v", b"1", 10, 301)
+    assert not seen.seen(b"u", b"1", 10, 302)
+
+
+def test_what_had_to_be_forgotten_early_is_not_made_again_either() -> None:
+    seen = SeenSets(301, 4)
+    assert not seen.seen(b"u", b"recorded", 50, 0)
+    assert not seen.seen(b"v", b"other", 50, 0)
     for number in range(10):
-        assert not seen.seen(b"u", b"x%d" % number, 303)
+        assert not seen.seen(b"u", b"x%d" % number, 60 + number, 1)
     assert len(seen._seen) <= 4
+    # forgotten, but no younger than what was forgotten last of this user
+    assert seen.seen(b"u", b"recorded", 50, 2)
+    assert seen.seen(b"u", b"x3", 63, 2)
+    assert seen.seen(b"v", b"other", 50, 2)
+    # what is younger is new, and so is another user's
+    assert not seen.seen(b"u", b"y", 70, 2)
+    assert not seen.seen(b"w", b"z", 1, 2)
+    # with the window closed the time says it all
+    assert not seen.seen(b"u", b"late", 1, 400)
+    assert b"u" not in seen._floors
 
 
 def test_a_set_does_not_wait_longer_than_its_manager(tmp_path: Path) -> None:
@@ -204,8 +220,8 @@ def test_a_set_does_not_wait_longer_than_its_manager(tmp_path: Path) -> None:
             agent.dispatcher.receive(v2c(pdu, b"writer"), Peer((f"127.0.0.{number + 1}", 1), 0))
             await asyncio.sleep(0)
         begun = time.monotonic()
-        while agent.dispatcher._tasks:
-            await asyncio.gather(*agent.dispatcher._tasks)
+        while agent.dispatcher.sets.tasks:
+            await asyncio.gather(*agent.dispatcher.sets.tasks)
         assert time.monotonic() - begun < 2
         return [unwrap(sent).status for sent in agent.transport.sent]
 

@@ -71,8 +71,8 @@ def test_10_000_mutated_messages(tmp_path: Path) -> None:
             message = mutate(chance.choice(good), chance)
             agent.transport.sent.clear()
             agent.dispatcher.receive(message, type(PEER)(("127.0.0.1", 1024 + number % 60000), 0))
-            if agent.dispatcher._tasks:
-                await asyncio.gather(*agent.dispatcher._tasks)
+            if agent.dispatcher.sets.tasks:
+                await asyncio.gather(*agent.dispatcher.sets.tasks)
             count += bool(agent.transport.sent)
         return count
 
@@ -123,4 +123,4 @@ def test_no_memory_of_what_was_dropped(tmp_path: Path) -> None:
     assert agent.agent.counters.usm_wrong_digests == 3000
     for model in agent.agent.engine.security_models.values():  # type: ignore[union-attr]
         assert model._cache.is_empty()
-    assert not agent.dispatcher._pending
+    assert not agent.dispatcher.sets._pending

@@ -229,8 +229,8 @@ def test_retransmitted_sets_are_made_once(tmp_path: Path) -> None:
         await asyncio.sleep(0.02)
         assert agent.transport.sent == []
         model.gate.set()
-        while agent.dispatcher._tasks:
-            await asyncio.gather(*agent.dispatcher._tasks)
+        while agent.dispatcher.sets.tasks:
+            await asyncio.gather(*agent.dispatcher.sets.tasks)
         assert [unwrap(sent).status for sent in agent.transport.sent] == [0, 0, 0]
         assert unwrap(await agent.ask_set(message)).status == 0
         assert model.commits == ["sSlow"]
@@ -295,8 +295,8 @@ def test_too_many_sets_at_once_are_refused(tmp_path: Path) -> None:
         assert len(agent.transport.sent) == 4 + 2
         await asyncio.sleep(0)
         await agent.dispatcher.drain()
-        assert not agent.dispatcher._pending
-        assert not agent.dispatcher._begun
+        assert not agent.dispatcher.sets._pending
+        assert not agent.dispatcher.sets._begun
 
     asyncio.run(scenario())
     assert agent.agent.counters.sets_refused_busy == 6

@@ -244,9 +244,15 @@ def test_contexts(tmp_path: Path) -> None:
 def test_pdus_that_nobody_handles(tmp_path: Path) -> None:
     agent = offline(tmp_path)
     manager = Manager(agent, "operator", 3)
-    for kind in (0xA2, 0xA6, 0xA7, 0xA8):
+    for kind in (0xA2, 0xA7, 0xA8):
         assert agent.ask(manager.message(b"%c" % kind + ASK[1:])) is None
-    assert counters(agent) == {"unknown_pdu_handlers": 4}
+    # an inform is of the confirmed class: its sender is told (RFC 3412 section 4.2.2.1)
+    frame, got = manager.read(agent.ask(manager.message(b"\xa6" + ASK[1:])))
+    assert (frame.flags, got.type, got.request_id) == (3, 0xA8, 1234)
+    assert got.varbinds == [((1, 3, 6, 1, 6, 3, 11, 2, 1, 3, 0), 0x41, b"\x02")]
+    assert counters(agent) == {"unknown_pdu_handlers": 2, "unexpected_answers": 2}
+    assert agent.ask(manager.message(b"\xa4" + ASK[1:])) is None
+    assert counters(agent) == {"unknown_pdu_handlers": 2, "unexpected_answers": 2, "in_asn_parse_errs": 1}
 
 
 def test_security_models_and_flags(tmp_path: Path) -> None:
