@@ -11,13 +11,14 @@ ARGS    ?=
 MIB_SOURCES := $(wildcard mibs/src/* mibs/base/* mibs/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench mibs clean run-env dev-env demo-packages test-packages
+.PHONY: help demo test lint bench bench-snmp mibs clean run-env dev-env demo-packages test-packages
 
 help: ## this list
 	@echo 'make demo     two gateways, a live tunnel and the SNMP agent, to look at and to play with (SECONDS=20: ends by itself)'
 	@echo 'make test     lint, then every test (ARGS="-k rekey" picks some; as root also those with real peers)'
 	@echo 'make lint     ruff, mypy and the import rules'
 	@echo 'make bench    the figures: throughput, negotiations per second, walks, start-up time, memory (ARGS="--quick")'
+	@echo 'make bench-snmp  the SNMP figures beside net-snmp (ARGS="--quick --only get,walk --json FILE")'
 	@echo 'make mibs     compile mibs/src with pysmi'
 	@echo 'make clean    remove what the other targets made (.venv, .stamps, build products)'
 
@@ -35,6 +36,9 @@ lint: dev-env mibs ## style, types, layers
 
 bench: test-packages dev-env mibs ## the figures
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+bench-snmp: test-packages dev-env mibs ## the SNMP figures beside net-snmp's C agent
+	@PYTHONPATH=tests $(BIN)/python -m bench.snmp $(ARGS)
 
 # --- what the targets need -------------------------------------------------------------------------------------------
 

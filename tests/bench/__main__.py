@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench.figures import Figure
+from bench.figures import Figure, table
 from lab.tools import why_no_namespaces
 
 
@@ -51,20 +51,6 @@ BENCHES: dict[str, tuple[Callable[[int], list[Figure]], bool]] = {
     "negotiation": (negotiation, False),
     "throughput": (throughput, True),
 }
-
-
-def table(figures: list[Figure]) -> str:
-    rows = [("what", "median", "least - most", "unit", "against")]
-    rows += [figure.cells() for figure in figures]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = []
-    for number, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2])]
-        cells += [row[3].ljust(widths[3]), row[4]]
-        lines.append("  ".join(cells).rstrip())
-        if number == 0:
-            lines.append("-" * (sum(widths) + 8))
-    return "\n".join(lines)
 
 
 def main() -> int:

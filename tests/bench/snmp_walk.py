@@ -260,7 +260,7 @@ def _figures(pipe: Connection, rounds: int, tunnels: int) -> list[Figure]:
 def main() -> None:
     tunnels = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     for figure in measure(tunnels=tunnels):
-        what, median, spread, unit, _ = figure.cells()
+        what, median, spread, unit, *_ = figure.cells()
         print(f"{what:62s} {median:>9s} {unit:11s} {spread}")
 
 

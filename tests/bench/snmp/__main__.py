@@ -1,0 +1,73 @@
+"""`make bench-snmp`: the agent's figures beside net-snmp's C agent that serves the same table, in one run.
+
+    python -m bench.snmp [--quick] [--only get,walk,...] [--json FILE]
+
+Medians of five rounds in which the compared agents take turns. All run on this machine, whose speed drifts: only ratios
+inside one run mean anything. An answer that is wrong ends the bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+
+from bench.figures import Figure, table
+from bench.snmp import build, speed
+from bench.snmp.processes import OTHER, SERVER
+
+BENCHES: dict[str, Callable[[int], list[Figure]]] = {
+    "get": speed.get,
+    "walk": speed.walk,
+    "pollers": speed.pollers,
+}
+
+
+def processor() -> str:
+    with open("/proc/cpuinfo") as info:
+        return next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "?")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.snmp", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="one round instead of five: to see that it works"
+    )
+    parser.add_argument("--only", default=",".join(BENCHES), help=f"some of {', '.join(BENCHES)}")
+    parser.add_argument("--json", help="also write the figures, with every round, into this file")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no bench {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    build.load()
+    build.peer()
+    rounds = 1 if options.quick else 5
+    figures: list[Figure] = []
+    started = time.monotonic()
+    for name in names:
+        print(f"bench-snmp: {name} ...", file=sys.stderr, flush=True)
+        figures += BENCHES[name](rounds)
+    print(
+        f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, Linux {platform.release()}, "
+        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC\n"
+        f"{rounds} round{'s' * (rounds > 1)}, {time.monotonic() - started:.0f} s in all; agents and a lone manager on "
+        f"core {SERVER}, 8 pollers on core {OTHER}\n"
+    )
+    print(table(figures))
+    goals = [figure for figure in figures if figure.goal is not None]
+    missed = [figure.what for figure in goals if figure.goal is not None and not figure.goal.met]
+    print(f"\n{len(goals) - len(missed)} of {len(goals)} goals met", end="")
+    print(f"; missed: {', '.join(missed)}" if missed else "")
+    if options.json:
+        with open(options.json, "w") as out:
+            json.dump([figure.as_json() for figure in figures], out, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The agent's process in the bench: serves the bench's table of so many rows.
+
+    python -m bench.snmp.serve ROWS FOLDER
+
+Says "ready PORT" once it listens, "memory KILOBYTES" for each line on its standard input, and ends at its end: what
+peer.c does, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from bench.snmp.table import Rows, binding
+
+from agent.config import parse_config
+from agent.engine.agent import SnmpAgent
+from mibs.loader import load
+
+CONFIG = """
+[agent]
+state_dir = "{folder}"
+listen = ["127.0.0.1:0"]
+[[community]]
+name = "bench"
+group = "bench"
+networks = ["127.0.0.0/8"]
+[[user]]
+name = "bench"
+group = "bench"
+auth = "SHA-256"
+auth_password = "authpassword"
+priv = "AES-128"
+priv_password = "privpassword"
+[[access]]
+group = "bench"
+model = "any"
+level = "noAuthNoPriv"
+read = "all"
+[[view]]
+name = "all"
+include = ["1"]
+"""
+
+
+def resident_kilobytes() -> int:
+    """VmRSS of this process."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
+async def obey(agent: SnmpAgent) -> None:
+    """Say that the agent is ready, then answer each line of standard input until it ends."""
+    print("ready", agent.addresses[0][1], flush=True)
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while await lines.readline():
+        print("memory", resident_kilobytes(), flush=True)
+
+
+async def serve(rows: int, folder: Path) -> None:
+    mibs = load()
+    model = Rows(rows)
+    config = parse_config(CONFIG.format(folder=folder), folder / "bench.toml")
+    agent = SnmpAgent(config, [binding(mibs)], model, mibs)
+    await agent.start()
+    await obey(agent)
+    await agent.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]), Path(sys.argv[2])))
