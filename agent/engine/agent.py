@@ -27,6 +27,7 @@ from agent.engine.communities import Communities
 from agent.engine.counters import EngineCounters
 from agent.engine.dispatcher import Dispatcher, EngineTransport
 from agent.engine.epoch import Epoch
+from agent.engine.lcd import Lcd
 from agent.engine.pysnmp_engine import new_engine, set_users
 from agent.engine.responder import CommandResponder
 from agent.engine.usm import Usm
@@ -55,6 +56,7 @@ class SnmpAgent:
         self.model = model
         self.counters = EngineCounters()
         self.epoch = Epoch()
+        self.lcd = Lcd(config.state_dir, self.epoch)
         self._started = time.monotonic()
         self.set_serial = TestAndIncr(secrets.randbelow(2**31))
         self.engine_id = b""
@@ -92,6 +94,7 @@ class SnmpAgent:
     def _start(self, config: Config) -> None:
         kept = state.start(config.state_dir, config.engine_id)
         self._values = state.SystemValues(config.state_dir)
+        self.lcd.load()
         self.engine_id, self.engine_boots = kept.engine_id, kept.boots
         usm = Usm(kept, config.max_message_size, self.counters)
         usm.set_users(config.users)

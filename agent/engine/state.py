@@ -6,11 +6,13 @@ message recorded earlier could be replayed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import tempfile
 import weakref
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 ENTERPRISE = 32473
 """Enterprise number in an engine ID made here (RFC 5612; see mibs/OIDS.md)."""
 MAX_BOOTS = 2147483647
+_LEFT_OVER = re.compile(r"\.(engine|system|lcd|indexes)-[a-z0-9_]{8}")
 
 
 class EngineStateError(Exception):
@@ -76,12 +79,14 @@ def _trouble(error: OSError, path: Path) -> str:
 def start(folder: Path, configured_id: bytes | None) -> EngineState:
     """Count this start and return the state to run with. Raises EngineStateError.
 
-    The file engine.json in `folder` (made with mode 0700) has mode 0600 and is replaced atomically. The count
-    goes on when the engine ID is changed in the configuration, so that no (ID, boots) pair ever comes again.
+    Call it with the folder locked. The file engine.json in `folder` (made with mode 0700) has mode 0600 and is
+    replaced atomically. The count goes on when the engine ID is changed in the configuration, so that no
+    (ID, boots) pair ever comes again.
     """
     path = folder / "engine.json"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(folder)
         kept = _read(path)
         engine_id = configured_id or (kept.engine_id if kept else new_engine_id())
         boots = min((kept.boots if kept else 0) + 1, MAX_BOOTS)
@@ -118,11 +123,18 @@ def _write(path: Path, state: EngineState) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Replace a file atomically, with mode 0600, and have it on the disk before returning. Raises OSError."""
-    text = json.dumps(data) + "\n"
+    """Replace a file by JSON as `write_text` does. Raises OSError."""
+    write_text(path, json.dumps(data) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically, with mode 0600, and have it on the disk before returning. Raises OSError.
+
+    Whoever is killed in between leaves the old file or the new one, and perhaps one to `sweep`.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)  # mode 0600
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -135,6 +147,14 @@ def write_json(path: Path, data: Any) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed agent left half written. Only while the folder is locked."""
+    for path in folder.glob(".*-*"):
+        if _LEFT_OVER.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 class SystemValues:
