@@ -109,6 +109,7 @@ class SnmpAgent:
         self._responder.set_timeout = config.set_timeout
         transport.listen(config.listen)
         self.engine, self.usm, self._dispatcher, self._transport = engine, usm, dispatcher, transport
+        self.controller.attend()
         log.info(
             "SNMP engine %s, boot %d, listening on %s",
             kept.engine_id.hex(),
@@ -120,6 +121,7 @@ class SnmpAgent:
         """Stop to listen, end SETs that still run, close. May be called more than once."""
         transport, dispatcher, engine = self._transport, self._dispatcher, self.engine
         self._transport = self._dispatcher = self.engine = None
+        self.controller.leave()
         if transport is not None:
             # first, so that nothing new begins
             transport.close()

@@ -44,11 +44,15 @@ from agent.smi.model import ColumnWriter, IndexValues, RowWriter, ScalarWriter
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """One scalar object. `get(model)` gives its value. Without `writer` a SET answers notWritable."""
+    """One scalar object. `get(model)` gives its value. Without `writer` a SET answers notWritable.
+
+    `domain`: the value is kept until the model's change stamp of this domain moves; None: it is read each time.
+    """
 
     name: str
     get: Callable[[Any], Any]
     writer: ScalarWriter | None = None
+    domain: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +74,21 @@ class Table:
 
     `domain` is what the model is asked for a change stamp (default: the table's name). `writer` takes all
     varbinds of a PDU that name one row; a column's own `writer` is then not used.
+
+    All rows are read again whenever the stamp moves. A table of many rows says instead what they come from:
+    `subjects(model)` gives all subjects (tunnels, SAs, ...), `rows_of(subject)` the rows of one, and the
+    model's `changes` which of them have changed (agent.smi.model.ChangeLog). Subjects are hashable by
+    identity. `rows` is then not used.
     """
 
     name: str
-    rows: Callable[[Any], Iterable[Any]]
+    rows: Callable[[Any], Iterable[Any]] | None
     index: Callable[[Any], IndexValues]
     columns: Sequence[Column]
     domain: str | None = None
     writer: RowWriter | None = None
+    rows_of: Callable[[Any], Iterable[Any]] | None = None
+    subjects: Callable[[Any], Iterable[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

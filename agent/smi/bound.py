@@ -7,7 +7,7 @@ module and object, so that an object of the MIB without a binding fails at start
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.smi import ber
 from agent.smi.bindings import Column, ModuleBinding, Scalar, Table
@@ -15,6 +15,8 @@ from agent.smi.errors import BindingError
 from agent.smi.index import IndexCodec
 from agent.smi.syntax import Codec, codec
 from mibs.loader import MibSet, Object, UnknownObject
+
+MAX_HEADS = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +33,10 @@ class BoundScalar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoundColumn:
-    """A column with its OID and codec. `position` is its place among the table's bound columns."""
+    """A column with its OID and codec. `position` is its place among the table's bound columns.
+
+    `heads` remembers how VarBinds of the column begin, by `sizes`.
+    """
 
     object: Object
     binding: Column
@@ -40,6 +45,17 @@ class BoundColumn:
     name_content: bytes
     position: int
     table: BoundTable
+    heads: dict[int, bytes] = field(default_factory=dict, repr=False)
+
+    def head(self, sizes: int) -> bytes:
+        """A VarBind up to the index in its name. `sizes`: the octets of the index << 16 | those of the value."""
+        head = self.heads.get(sizes)
+        if head is None:
+            name = b"\x06" + ber.length(len(self.name_content) + (sizes >> 16)) + self.name_content
+            head = b"\x30" + ber.length(len(name) + (sizes >> 16) + (sizes & 0xFFFF)) + name
+            if len(self.heads) < MAX_HEADS:
+                self.heads[sizes] = head
+        return head
 
 
 @dataclass(slots=True, eq=False)
@@ -156,6 +172,10 @@ class _Binder:
         except (UnknownObject, ValueError) as error:
             self._fault(table.name, str(error))
             return None
+        if (table.subjects is None) != (table.rows_of is None):
+            self._fault(table.name, "subjects and rows_of need each other")
+        if table.rows is None and table.subjects is None:
+            self._fault(table.name, "neither rows nor subjects say where its rows are")
         bound = BoundTable(found, table, index, table.domain or table.name)
         writable = False
         columns: list[BoundColumn] = []

@@ -1,7 +1,7 @@
-"""The controller: read, read_next and write over the bound objects of all modules.
+"""The controller: read, read_next and write over the bound objects of all modules, in one or more contexts.
 
-One `View` serves one PDU: whatever table it touches is looked up in one snapshot, taken when the PDU first
-asks for it. Access is decided by the `Access` that the engine hands in and is asked for every varbind.
+One `View` serves one PDU: each table that it touches is brought up to date when the PDU first asks for it and
+not again. Access is decided by the `Access` that the engine hands in and is asked for every varbind.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from agent.smi import ber
+from agent.smi import ber, keys
+from agent.smi.background import Background
 from agent.smi.bindings import ModuleBinding
-from agent.smi.bound import BoundColumn, BoundModule, BoundScalar, BoundTable, Leaf, bind
+from agent.smi.bound import BoundModule, BoundScalar, BoundTable, Leaf, bind
 from agent.smi.counters import LimitedLog, SmiCounters
-from agent.smi.errors import BindingError, ErrorStatus
-from agent.smi.snapshot import TableSnapshot, read_scalar
+from agent.smi.errors import BindingError, ErrorStatus, NoSuchContext, ReadError
+from agent.smi.store import ContextStore
+from agent.smi.tablestore import TableStore
 from agent.smi.transaction import SetOutcome, SetVarBind, Transaction
 from mibs.loader import MibSet
 
 limited = LimitedLog(logging.getLogger(__name__))
+
+ATTEND_INTERVAL = 0.2
+"""Seconds between two looks at whether large tables have changed."""
 
 
 class Access(Protocol):
@@ -44,14 +49,6 @@ class Everything:
 
     def covers(self, prefix: ber.Oid) -> bool | None:
         return True
-
-
-class ReadError(Exception):
-    """A varbind that could not be read: genErr of RFC 3416 section 4.2.1."""
-
-    def __init__(self, code: ErrorStatus = ErrorStatus.genErr) -> None:
-        self.code = code
-        super().__init__(code.name)
 
 
 class Controller:
@@ -78,12 +75,62 @@ class Controller:
         for before, after in zip(self.leaves, self.leaves[1:], strict=False):
             if before.oid == after.oid:
                 raise BindingError(f"{before.object} and {after.object} are bound at the same OID")
-        self._snapshots: dict[int, TableSnapshot] = {}
+        self._background = Background()
+        self._contexts: dict[str, ContextStore] = {}
+        self._attending: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
+        self.add_context("", model)
 
-    def view(self, access: Access | None = None) -> View:
-        """A consistent view for one PDU."""
-        return View(self, access or Everything())
+    # -- contexts -------------------------------------------------------------------------------------------
+
+    def context(self, name: str) -> ContextStore | None:
+        """What a context answers from; the empty name is the default context."""
+        return self._contexts.get(name)
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The names of all contexts, the default context's first."""
+        return tuple(self._contexts)
+
+    def add_context(self, name: str, model: Any) -> ContextStore:
+        """A further context: the same modules over another model. Raises ValueError when the name is taken."""
+        if name in self._contexts:
+            raise ValueError(f"there is a context {name!r}")
+        made = ContextStore(name, model, self.leaves, self.counters, self._background)
+        self._contexts[name] = made
+        return made
+
+    def remove_context(self, name: str) -> None:
+        """Forget a context. Raises KeyError when there is none, ValueError for the default context."""
+        if not name:
+            raise ValueError("the default context stays")
+        del self._contexts[name]
+
+    def prepare(self) -> None:
+        """Bring large tables of all contexts up to date before they are asked for (ContextStore.prepare)."""
+        for context in self._contexts.values():
+            context.prepare()
+
+    def attend(self) -> None:
+        """Prepare now and again and again in the running event loop, until `leave`."""
+        self.leave()
+        self.prepare()
+        self._attending = asyncio.get_running_loop().call_later(ATTEND_INTERVAL, self.attend)
+
+    def leave(self) -> None:
+        """Stop to attend."""
+        if self._attending is not None:
+            self._attending.cancel()
+            self._attending = None
+
+    # -- one PDU --------------------------------------------------------------------------------------------
+
+    def view(self, access: Access | None = None, context: str = "") -> View:
+        """A consistent view of a context for one PDU. Raises NoSuchContext."""
+        store = self._contexts.get(context)
+        if store is None:
+            raise NoSuchContext(context)
+        return View(self, access or Everything(), store)
 
     def find(self, oid: ber.Oid) -> Leaf | None:
         """The bound scalar or column that an instance's OID belongs to."""
@@ -93,28 +140,18 @@ class Controller:
         leaf = self.leaves[position]
         return leaf if oid[: len(leaf.oid)] == leaf.oid else None
 
-    def snapshot(self, table: BoundTable) -> TableSnapshot:
-        """The current snapshot of a table, rebuilt when the model's stamp has changed. May raise ReadError."""
-        try:
-            generation = self.model.generation(table.domain)
-            kept = self._snapshots.get(id(table))
-            if kept is not None and kept.generation == generation:
-                return kept
-            fresh = TableSnapshot(table, self.model, generation, self.counters)
-        except Exception as error:
-            self.counters.rows_errors += 1
-            limited.warning(f"{table.object}/rows", "%s: cannot be read: %r", table.object, error)
-            raise ReadError from error
-        self._snapshots[id(table)] = fresh
-        return fresh
-
     async def write(
-        self, varbinds: Sequence[SetVarBind], access: Access | None = None, timeout: float = 5.0
+        self,
+        varbinds: Sequence[SetVarBind],
+        access: Access | None = None,
+        timeout: float = 5.0,
+        context: str = "",
     ) -> SetOutcome:
-        """One SET PDU: all or nothing (RFC 3416 section 4.2.5). Never raises but when cancelled.
+        """One SET PDU: all or nothing (RFC 3416 section 4.2.5).
 
         SETs run one after the other, so that what one has tested still holds when it commits. One whose turn
-        does not come within `timeout` seconds is resourceUnavailable.
+        does not come within `timeout` seconds is resourceUnavailable. Raises NoSuchContext, and nothing else
+        but when cancelled.
         """
         try:
             # waiting counts too: a SET made after its manager has given up would surprise everybody
@@ -124,7 +161,7 @@ class Controller:
             limited.warning("busy", "SET refused: those before it took more than %g s", timeout)
             return SetOutcome(ErrorStatus.resourceUnavailable, 0)
         try:
-            return await Transaction(self, access or Everything()).run(varbinds, timeout)
+            return await Transaction(self, access or Everything(), context).run(varbinds, timeout)
         finally:
             self._writing.release()
 
@@ -132,25 +169,25 @@ class Controller:
 class View:
     """What one PDU sees."""
 
-    __slots__ = ("_snapshots", "access", "controller")
+    __slots__ = ("_fresh", "access", "context", "controller")
 
-    def __init__(self, controller: Controller, access: Access) -> None:
+    def __init__(self, controller: Controller, access: Access, context: ContextStore) -> None:
         self.controller = controller
         self.access = access
-        self._snapshots: dict[int, TableSnapshot] = {}
+        self.context = context
+        self._fresh: set[int] = set()
 
-    def snapshot(self, table: BoundTable) -> TableSnapshot:
-        """The PDU's snapshot of a table. May raise ReadError."""
-        snapshot = self._snapshots.get(id(table))
-        if snapshot is None:
-            snapshot = self._snapshots[id(table)] = self.controller.snapshot(table)
-        return snapshot
+    def table(self, table: BoundTable) -> TableStore:
+        """A table as the PDU sees it. May raise ReadError."""
+        store = self.context.tables[id(table)]
+        if id(table) not in self._fresh:
+            store.refresh()
+            self._fresh.add(id(table))
+        return store
 
     def row(self, table: BoundTable, key: ber.Oid) -> Any | None:
         """The row object with an index suffix, None when there is none. May raise ReadError."""
-        snapshot = self.snapshot(table)
-        position = snapshot.find(key)
-        return None if position < 0 else snapshot.rows[position]
+        return self.table(table).row(keys.pack(key))
 
     def read(self, oid: ber.Oid) -> bytes:
         """GET: the finished VarBind, holding a value, noSuchObject or noSuchInstance. May raise ReadError."""
@@ -162,13 +199,14 @@ class View:
         found: bytes | None = None
         if isinstance(leaf, BoundScalar):
             if oid == leaf.instance:
-                found = read_scalar(leaf, self.controller.model, self.controller.counters)
+                found = self.scalar(leaf)
         else:
-            snapshot = self.snapshot(leaf.table)
-            position = snapshot.find(oid[len(leaf.oid) :])
-            if position >= 0:
-                found = snapshot.cell(leaf, position)
+            found = self.table(leaf.table).cell(leaf, keys.pack(oid[len(leaf.oid) :]))
         return found or ber.varbind(ber.oid_content(oid), ber.NO_SUCH_INSTANCE)
+
+    def scalar(self, leaf: BoundScalar) -> bytes | None:
+        """The finished VarBind of a scalar's instance, None when it does not exist."""
+        return self.context.scalars[id(leaf)].value()
 
     def cursor(self, oid: ber.Oid) -> Cursor:
         """A walk that starts after `oid`; each `advance` is one GETNEXT."""
@@ -184,7 +222,7 @@ class View:
 class Cursor:
     """A place between two instances in OID order."""
 
-    __slots__ = ("_leaf", "_row", "_skip_counter64", "_start", "ended", "oid", "view")
+    __slots__ = ("_after", "_leaf", "_skip_counter64", "ended", "oid", "view")
 
     def __init__(self, view: View, oid: ber.Oid, skip_counter64: bool = False) -> None:
         self.view = view
@@ -196,11 +234,10 @@ class Cursor:
         position = bisect_right(oids, oid) - 1
         if position >= 0 and oid[: len(oids[position])] == oids[position]:
             self._leaf = position
-            self._start: ber.Oid | None = oid[len(oids[position]) :]
+            self._after: bytes | None = keys.pack(oid[len(oids[position]) :])
         else:
             self._leaf = position + 1
-            self._start = None
-        self._row = 0
+            self._after = None
 
     def advance(self) -> bytes:
         """Step to the next instance in view and give its VarBind, or endOfMibView. May raise ReadError."""
@@ -210,51 +247,40 @@ class Cursor:
         while self._leaf < len(leaves):
             leaf = leaves[self._leaf]
             covers = access.covers(leaf.oid)
-            if covers is False or (self._skip_counter64 and leaf.codec.tag == ber.COUNTER64):
-                self._next_leaf()
-                continue
-            varbind = self._first_of(leaf, covers)
-            if varbind is not None:
-                return varbind
-            self._next_leaf()
+            if covers is not False and not (self._skip_counter64 and leaf.codec.tag == ber.COUNTER64):
+                varbind = self._first_of(leaf, covers)
+                if varbind is not None:
+                    return varbind
+            self._leaf += 1
+            self._after = None
         self.ended = True
         return ber.varbind(ber.oid_content(self.oid), ber.END_OF_MIB_VIEW)
 
     def _first_of(self, leaf: Leaf, covers: bool | None) -> bytes | None:
+        """The leaf's next instance in view."""
         if isinstance(leaf, BoundScalar):
             return self._scalar(leaf, covers)
-        return self._column(leaf, covers)
-
-    def _next_leaf(self) -> None:
-        self._leaf += 1
-        self._row = 0
-        self._start = None
-
-    def _scalar(self, leaf: BoundScalar, covers: bool | None) -> bytes | None:
-        before = self._start is None or self._start < (0,)
-        if not before or self._row or not (covers or self.view.access.allows(leaf.instance)):
-            return None
-        self._row = 1
-        controller = self.view.controller
-        varbind = read_scalar(leaf, controller.model, controller.counters)
-        if varbind is not None:
-            self.oid = leaf.instance
-        return varbind
-
-    def _column(self, leaf: BoundColumn, covers: bool | None) -> bytes | None:
-        snapshot = self.view.snapshot(leaf.table)
-        if self._start is not None:
-            self._row = snapshot.after(self._start)
-            self._start = None
+        table = self.view.table(leaf.table)
         while True:
-            position, varbind = snapshot.next_cell(leaf, self._row)
-            if varbind is None:
+            found = table.following(leaf, self._after)
+            if found is None:
                 return None
-            self._row = position + 1
-            oid = leaf.oid + snapshot.keys[position]
+            self._after, varbind = found
+            oid = leaf.oid + keys.unpack(self._after)
             if covers or self.view.access.allows(oid):
                 self.oid = oid
                 return varbind
 
+    def _scalar(self, leaf: BoundScalar, covers: bool | None) -> bytes | None:
+        if self._after is not None and self._after >= keys.SCALAR_KEY:
+            return None
+        if not (covers or self.view.access.allows(leaf.instance)):
+            return None
+        varbind = self.view.scalar(leaf)
+        if varbind is not None:
+            self.oid = leaf.instance
+            self._after = keys.SCALAR_KEY
+        return varbind
 
-__all__ = ["Access", "Controller", "Cursor", "Everything", "ReadError", "View"]
+
+__all__ = ["Access", "Controller", "Cursor", "Everything", "NoSuchContext", "ReadError", "View"]

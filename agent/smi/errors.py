@@ -67,5 +67,17 @@ class SetError(Exception):
         super().__init__(f"{self.code.name}: {reason}" if reason else self.code.name)
 
 
+class ReadError(Exception):
+    """A varbind that could not be read: genErr of RFC 3416 section 4.2.1."""
+
+    def __init__(self, code: ErrorStatus = ErrorStatus.genErr) -> None:
+        self.code = code
+        super().__init__(code.name)
+
+
+class NoSuchContext(LookupError):
+    """No context has this name."""
+
+
 class BindingError(Exception):
     """A binding and the compiled MIB disagree; the text names module and object."""

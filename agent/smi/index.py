@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any
 
+from agent.smi import keys
 from agent.smi.ber import MAX_SUB_ID, MAX_SUB_IDS, Oid
 from agent.smi.model import IndexValues
 from agent.smi.syntax import Codec, codec
 from mibs.loader import MibSet, Object, Syntax
+
+_WORD = Struct(">I")
 
 
 class BadIndex(ValueError):
@@ -55,6 +59,15 @@ class _IntegerPart(_Part):
         if (self.syntax.base == "Integer32" and value > 0x7FFFFFFF) or not self.syntax.permits(value):
             raise BadIndex(f"{self.name}: {value} is outside {self.syntax.name}")
         return value, position + 1
+
+    def plain(self) -> tuple[int, int] | None:
+        """Least and greatest value, where all in between are values; None for other syntaxes."""
+        syntax = self.syntax
+        if len(syntax.ranges) > 1 or syntax.named or syntax.base in ("Counter32", "TimeTicks"):
+            return None
+        most = 0x7FFFFFFF if syntax.base == "Integer32" else MAX_SUB_ID
+        first, last = syntax.ranges[0] if syntax.ranges else (0, most)
+        return max(first, 0), min(last, most)
 
 
 class _StringPart(_Part):
@@ -124,6 +137,10 @@ class IndexCodec:
             if part.implied:
                 raise ValueError(f"{part.name}: only the last INDEX object may be IMPLIED")
         self.room = MAX_SUB_IDS - column_oid_length
+        # most tables are indexed by one integer: these need no more than a comparison
+        self._single: tuple[int, int] | None = None
+        if len(self.parts) == 1 and isinstance(self.parts[0], _IntegerPart) and self.room:
+            self._single = self.parts[0].plain()
 
     @classmethod
     def of_row(cls, row: Object, mibs: MibSet) -> IndexCodec:
@@ -152,6 +169,15 @@ class IndexCodec:
         if len(out) > self.room:
             raise IndexTooLong(f"{len(out)} sub-identifiers of index, room for {self.room}")
         return tuple(out)
+
+    def key(self, values: IndexValues) -> bytes:
+        """The packed key (agent.smi.keys) of an instance. Raises as `encode`."""
+        single = self._single
+        if single is not None and len(values) == 1:
+            value = values[0]
+            if value.__class__ is int and single[0] <= value <= single[1]:
+                return _WORD.pack(value)
+        return keys.pack(self.encode(values))
 
     def decode(self, numbers: Oid) -> IndexValues:
         """INDEX values of an instance's sub-identifiers. Raises BadIndex when they are no instance's."""

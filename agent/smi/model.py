@@ -6,7 +6,7 @@ writers that the bindings declare.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 IndexValues = tuple[Any, ...]
@@ -25,6 +25,19 @@ class Model(Protocol):
         that is not declared `volatile` has changed since the stamp was last read; rows, indexes and values
         are re-read then and only then. It must be cheap: it is asked once per table and PDU.
         An unknown domain answers a stamp that never changes or that always changes, as the model likes.
+        """
+        ...
+
+
+@runtime_checkable
+class ChangeLog(Protocol):
+    """What a model offers beside `generation` so that tables with `subjects` need not be read as a whole."""
+
+    def changes(self, domain: str, since: int) -> Iterable[tuple[Any, bool]] | None:
+        """Subjects of a domain that were added, changed or removed after its stamp was `since`.
+
+        Each once, with whether it still exists. None: not known; everything is then read again. A subject
+        that exists is one that `Table.subjects` gives; one may be told that was never seen, or never changed.
         """
         ...
 

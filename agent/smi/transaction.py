@@ -72,10 +72,10 @@ class _RowGroup:
 class Transaction:
     """One SET PDU."""
 
-    def __init__(self, controller: Controller, access: Access) -> None:
+    def __init__(self, controller: Controller, access: Access, context: str = "") -> None:
         self._controller = controller
         self._access = access
-        self._view = controller.view(access)
+        self._view = controller.view(access, context)
 
     async def run(self, varbinds: Sequence[SetVarBind], timeout: float) -> SetOutcome:
         """Test and commit. Never raises but for cancellation, and then only after undoing."""
@@ -132,7 +132,7 @@ class Transaction:
         if leaf is None or not leaf.object.is_writable or not _has_writer(leaf):
             raise SetError("notWritable")
         value = leaf.codec.decode(varbind.tag, varbind.content)
-        model = self._controller.model
+        model = self._view.context.model
         if isinstance(leaf, BoundScalar):
             if varbind.oid != leaf.instance:
                 raise SetError("noCreation", "a scalar has the one instance 0")
