@@ -79,6 +79,8 @@ class Table:
     `subjects(model)` gives all subjects (tunnels, SAs, ...), `rows_of(subject)` the rows of one, and the
     model's `changes` which of them have changed (agent.smi.model.ChangeLog). Subjects are hashable by
     identity. `rows` is then not used.
+
+    `stamp()` is asked instead of the model where the rows are not the model's.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Table:
     writer: RowWriter | None = None
     rows_of: Callable[[Any], Iterable[Any]] | None = None
     subjects: Callable[[Any], Iterable[Any]] | None = None
+    stamp: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

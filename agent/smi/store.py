@@ -50,6 +50,10 @@ class LeafStore:
         """The same VarBinds one by one, not cut: (VarBinds, key of the last, whether it ended before)."""
         raise NotImplementedError  # interface
 
+    def next(self, after: bytes | None) -> tuple[bytes, bytes] | None:
+        """The first instance after a key: (its key, VarBind), None when there is none."""
+        raise NotImplementedError  # interface
+
 
 class ScalarStore(LeafStore):
     """The one instance of a scalar."""
@@ -93,6 +97,10 @@ class ScalarStore(LeafStore):
         varbind = self.value()
         return ([], None, True) if varbind is None else ([varbind], SCALAR_KEY, count > 1)
 
+    def next(self, after: bytes | None) -> tuple[bytes, bytes] | None:
+        varbind = self.value() if after is None or after < SCALAR_KEY else None
+        return None if varbind is None else (SCALAR_KEY, varbind)
+
 
 class ColumnStore(LeafStore):
     """The instances of a column."""
@@ -106,7 +114,7 @@ class ColumnStore(LeafStore):
 
     def get(self, key: bytes) -> bytes | None:
         store = self.store
-        if store.stamp is None or store.model.generation(store.domain) != store.stamp:
+        if store.generation() != store.stamp:
             store.refresh()
         image = store.image
         number = bisect_right(image.firsts, key) - 1
@@ -124,7 +132,7 @@ class ColumnStore(LeafStore):
 
     def run(self, after: bytes | None, count: int, room: int) -> Run:
         store = self.store
-        if store.stamp is None or store.model.generation(store.domain) != store.stamp:
+        if store.generation() != store.stamp:
             store.refresh()
         image = store.image
         pages = image.pages
@@ -160,7 +168,7 @@ class ColumnStore(LeafStore):
 
     def cells(self, after: bytes | None, count: int) -> tuple[list[bytes], bytes | None, bool]:
         store = self.store
-        if store.stamp is None or store.model.generation(store.domain) != store.stamp:
+        if store.generation() != store.stamp:
             store.refresh()
         image = store.image
         pages = image.pages
@@ -181,6 +189,12 @@ class ColumnStore(LeafStore):
             after = None
         return out, last, False
 
+    def next(self, after: bytes | None) -> tuple[bytes, bytes] | None:
+        store = self.store
+        if store.generation() != store.stamp:
+            store.refresh()
+        return store.following(self.leaf, after)
+
 
 class VolatileStore(ColumnStore):
     """The instances of a column whose values are never kept."""
@@ -189,7 +203,7 @@ class VolatileStore(ColumnStore):
 
     def get(self, key: bytes) -> bytes | None:
         store = self.store
-        if store.stamp is None or store.model.generation(store.domain) != store.stamp:
+        if store.generation() != store.stamp:
             store.refresh()
         return store.cell(self.leaf, key)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 from agent.smi import keys
@@ -35,7 +36,8 @@ ROUNDS = 8
 class TableStore:
     """Rows and encoded columns of one table over one model.
 
-    `stamp` is the model's stamp that the image shows, None while it does not show all that is known.
+    `generation()` is the model's stamp now; `stamp` is the one that the image shows, None while it does not show
+    all that is known.
     """
 
     __slots__ = (
@@ -46,6 +48,7 @@ class TableStore:
         "_taken",
         "counters",
         "domain",
+        "generation",
         "image",
         "model",
         "stamp",
@@ -56,6 +59,7 @@ class TableStore:
         self.table = table
         self.model = model
         self.domain = table.domain
+        self.generation: Callable[[], int] = table.binding.stamp or partial(model.generation, table.domain)
         self.counters = counters
         self.image = Image(table, counters)
         self.stamp: int | None = None
@@ -73,7 +77,7 @@ class TableStore:
         Raises ReadError when the rows cannot be read.
         """
         try:
-            generation = self.model.generation(self.domain)
+            generation = self.generation()
             if generation == self.stamp:
                 return
             if not self._built:
@@ -185,7 +189,7 @@ class TableStore:
                 if not number % STEP:
                     yield
             for _ in range(ROUNDS):
-                generation = self.model.generation(self.domain)
+                generation = self.generation()
                 late = self._changes(since) if generation != since else None
                 if late is None:
                     # nothing changed, or nobody knows what: then it is read again after this
@@ -220,28 +224,35 @@ class TableStore:
 
     def following(self, column: BoundColumn, after: bytes | None) -> tuple[bytes, bytes] | None:
         """The first existing instance whose key is greater than `after`: (key, VarBind)."""
-        for key, varbind in self.scan(column, after):
-            return key, varbind
+        if column.binding.volatile:
+            return next(self.scan(column, after), None)
+        image, here = self.image, column.position
+        pages = image.pages
+        number = 0 if after is None else max(bisect_right(image.firsts, after) - 1, 0)
+        while number < len(pages):
+            page = pages[number]
+            cells = page.columns[here]
+            if cells is None or cells.seen != page.changes:
+                cells = page.cells(column, self.counters)
+            names = cells.keys
+            position = 0 if after is None else bisect_right(names, after)
+            if position < len(names):
+                return names[position], cells.blob[cells.offsets[position] : cells.offsets[position + 1]]
+            number += 1
+            after = None
         return None
 
     def scan(self, column: BoundColumn, after: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        """Existing instances after a key, as long as the image is not changed."""
-        image, counters = self.image, self.counters
+        """The existing instances of a volatile column after a key, as long as the image is not changed."""
+        image = self.image
         number = 0 if after is None else max(bisect_right(image.firsts, after) - 1, 0)
         for page in image.pages[number:]:
-            if column.binding.volatile:
-                start = 0 if after is None else bisect_right(page.keys, after)
-                for position in range(start, len(page.keys)):
-                    key = page.keys[position]
-                    varbind = encode_cell(column, page.rows[position], keys.suffix(key), counters)
-                    if varbind is not None:
-                        yield key, varbind
-            else:
-                cells = page.cells(column, counters)
-                names, offsets, blob = cells.keys, cells.offsets, cells.blob
-                start = 0 if after is None else bisect_right(names, after)
-                for position in range(start, len(names)):
-                    yield names[position], blob[offsets[position] : offsets[position + 1]]
+            start = 0 if after is None else bisect_right(page.keys, after)
+            for position in range(start, len(page.keys)):
+                key = page.keys[position]
+                varbind = encode_cell(column, page.rows[position], keys.suffix(key), self.counters)
+                if varbind is not None:
+                    yield key, varbind
             after = None
 
 
