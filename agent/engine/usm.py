@@ -7,44 +7,27 @@ whoever an unauthenticated message names. pysnmp's USM serves where this engine 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
-import struct
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from dataclasses import dataclass
 
 from agent.config import User
 from agent.engine import messages
 from agent.engine import pdu as pdus
-from agent.engine.communities import Networks
+from agent.engine import usm_crypto as crypto
 from agent.engine.counters import EngineCounters
 from agent.engine.messages import ScopedPdu, V3Frame
 from agent.engine.state import MAX_BOOTS, EngineState
+from agent.engine.usm_crypto import AUTH as AUTH
+from agent.engine.usm_crypto import PRIV as PRIV
+from agent.engine.usm_crypto import LocalUser, localize
+from agent.engine.usm_crypto import UsmError as UsmError
 from agent.smi import ber
-
-try:
-    from cryptography.hazmat.decrepit.ciphers.modes import CFB
-except ImportError:  # cryptography before it moved CFB
-    from cryptography.hazmat.primitives.ciphers.modes import CFB
 
 USM = 3
 """snmpSecurityModel of the User-based Security Model."""
 TIME_WINDOW = 150
 """Seconds that a message's engine time may be off (RFC 3414 section 2.2.3)."""
-
-AUTH = {
-    "SHA-224": ("sha224", 16),
-    "SHA-256": ("sha256", 24),
-    "SHA-384": ("sha384", 32),
-    "SHA-512": ("sha512", 48),
-}
-"""RFC 7860: hash, octets of msgAuthenticationParameters."""
-PRIV = {"AES-128": 16, "AES-192": 24, "AES-256": 32}
-"""Key octets. AES-192 and AES-256 extend short keys as Blumenthal's draft says, which is what net-snmp does."""
 
 UNSUPPORTED_SEC_LEVELS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 1, 0)
 NOT_IN_TIME_WINDOWS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 2, 0)
@@ -52,29 +35,6 @@ UNKNOWN_USER_NAMES = (1, 3, 6, 1, 6, 3, 15, 1, 1, 3, 0)
 UNKNOWN_ENGINE_IDS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 4, 0)
 WRONG_DIGESTS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 5, 0)
 DECRYPTION_ERRORS = (1, 3, 6, 1, 6, 3, 15, 1, 1, 6, 0)
-
-
-class UsmError(Exception):
-    """A user cannot be set up; the text names no secret."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalUser:
-    """A user with the keys localized to this engine. Keys never show in a repr."""
-
-    name: bytes
-    auth: str = ""
-    priv: str = ""
-    auth_key: bytes = field(default=b"", repr=False)
-    priv_key: bytes = field(default=b"", repr=False)
-    networks: Networks | None = None
-    """Where the user may be used from, at any level; None: anywhere, but then an answer that nothing
-    authenticates is never larger than its request."""
-
-    @property
-    def level(self) -> int:
-        """Highest securityLevel that the user supports."""
-        return 3 if self.priv else 2 if self.auth else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +45,10 @@ class Secured:
     level: int
     scoped: ScopedPdu
     octets: bytes
+
+
+def _clock() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Rejected(Exception):
@@ -113,13 +77,18 @@ class Usm:
         self.max_size = max_size
         self.counters = counters
         self.users: dict[bytes, LocalUser] = {}
-        self._started = time.monotonic()
-        self._salt = secrets.randbits(64)
+        self._started = _clock()
+        self._salt = crypto.new_salt()
 
     @property
     def engine_time(self) -> int:
-        """snmpEngineTime: seconds since this start, by a clock that nobody sets."""
-        return int(time.monotonic() - self._started) & 0x7FFFFFFF
+        """snmpEngineTime: seconds since this start, by a clock that nobody sets and that suspending does not stop."""
+        return int(_clock() - self._started) & 0x7FFFFFFF
+
+    def next_salt(self) -> bytes:
+        """Eight octets for one message's cipher; no two are the same."""
+        self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
+        return self._salt.to_bytes(8, "big")
 
     def set_users(self, users: Iterable[User]) -> None:
         """Replace all users. Raises UsmError, and then nothing has changed."""
@@ -151,11 +120,7 @@ class Usm:
 
     def _authenticate(self, data: bytes, frame: V3Frame, user: LocalUser) -> None:
         counters = self.counters
-        name, size = AUTH[user.auth]
-        end = frame.auth_at + len(frame.auth)
-        blank = data[: frame.auth_at] + bytes(len(frame.auth)) + data[end:]
-        digest = hmac.digest(user.auth_key, blank, name)[:size]
-        if not hmac.compare_digest(digest, frame.auth):
+        if not crypto.verify(user, data, frame.auth_at, frame.auth):
             counters.usm_wrong_digests += 1
             raise Rejected("digest", WRONG_DIGESTS, counters.usm_wrong_digests)
         late = abs(self.engine_time - frame.time) > TIME_WINDOW
@@ -165,14 +130,10 @@ class Usm:
 
     def _decrypt(self, data: bytes, frame: V3Frame, user: LocalUser) -> Secured:
         try:
-            if len(frame.priv) != 8:
-                raise ber.BerError("msgPrivacyParameters has eight octets")
-            iv = struct.pack(">II", frame.boots, frame.time) + frame.priv
-            opener = Cipher(algorithms.AES(user.priv_key), CFB(iv)).decryptor()
-            plain = opener.update(data[frame.data : frame.end]) + opener.finalize()
+            plain = crypto.decrypt(user, frame.boots, frame.time, frame.priv, data[frame.data : frame.end])
             start, end = ber.expect(plain, 0, len(plain), ber.SEQUENCE)
             return Secured(user, 3, messages.parse_scoped(plain, start, end), plain)
-        except ber.BerError as error:
+        except (crypto.UsmDecryptionError, ber.BerError) as error:
             # The digest was right, so this is a user with a wrong privacy key rather than a forger.
             self.counters.usm_decryption_errors += 1
             raise Rejected(
@@ -199,13 +160,18 @@ class Usm:
         room = pdus.inner_room(min(frame.max_size, self.max_size))
         room -= len(messages.v3_header(frame.message_id, self.max_size, 0))
         # boots and time as large as they may get, so that the size never depends on the moment
-        parameters = self._parameters(user, level, MAX_BOOTS, 0x7FFFFFFF, bytes(8))[0]
+        parameters = self._parameters(user, level, MAX_BOOTS, 0x7FFFFFFF, bytes(8) if level == 3 else b"")[0]
         room -= len(parameters)
         if level == 3:
-            room = pdus.inner_room(room)
+            room = crypto.encrypted_room(user, pdus.inner_room(room))
         return pdus.inner_room(room) - len(
             messages.scoped_head(secured.scoped.context_engine_id, secured.scoped.context)
         )
+
+    def next_salt(self) -> bytes:
+        """Eight octets that no message of this start has had as its salt (RFC 3826 section 3.1.2.1)."""
+        self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
+        return self._salt.to_bytes(8, "big")
 
     def seal(
         self,
@@ -218,30 +184,24 @@ class Usm:
     ) -> bytes:
         """A whole message that answers `frame`, at `level`."""
         boots, seconds = self.boots, self.engine_time
-        self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
-        salt = self._salt.to_bytes(8, "big")
         scoped = ber.tlv(ber.SEQUENCE, messages.scoped_head(context_engine_id, context) + pdu)
+        salt = b""
         if level == 3 and user is not None:
-            sealer = Cipher(
-                algorithms.AES(user.priv_key), CFB(struct.pack(">II", boots, seconds) + salt)
-            ).encryptor()
-            scoped = ber.tlv(ber.OCTET_STRING, sealer.update(scoped) + sealer.finalize())
+            sealed, salt = crypto.encrypt(user, boots, seconds, self.next_salt(), scoped)
+            scoped = ber.tlv(ber.OCTET_STRING, sealed)
         parameters, auth_from_end = self._parameters(user, level, boots, seconds, salt)
         head = messages.v3_header(frame.message_id, self.max_size, (0, 0, 1, 3)[level])
         message = ber.tlv(ber.SEQUENCE, head + parameters + scoped)
         if level == 1 or user is None:
             return message
-        name, size = AUTH[user.auth]
-        at = len(message) - len(scoped) - auth_from_end
-        digest = hmac.digest(user.auth_key, message, name)[:size]
-        return message[:at] + digest + message[at + size :]
+        return crypto.sign(user, message, len(message) - len(scoped) - auth_from_end)
 
     def _parameters(
         self, user: LocalUser | None, level: int, boots: int, seconds: int, salt: bytes
     ) -> tuple[bytes, int]:
         """msgSecurityParameters with a blank digest, and how far before its end the digest starts."""
-        size = AUTH[user.auth][1] if user is not None and level >= 2 else 0
-        priv = ber.tlv(ber.OCTET_STRING, salt if level == 3 else b"")
+        size = crypto.auth_size(user) if user is not None and level >= 2 else 0
+        priv = ber.tlv(ber.OCTET_STRING, salt)
         content = b"".join(
             (
                 ber.tlv(ber.OCTET_STRING, self.engine_id),
@@ -253,42 +213,3 @@ class Usm:
             )
         )
         return ber.tlv(ber.OCTET_STRING, ber.tlv(ber.SEQUENCE, content)), len(priv) + size
-
-
-# -- keys ---------------------------------------------------------------------------------------------------
-
-
-def localize(user: User, engine_id: bytes) -> LocalUser:
-    """A configured user with keys for this engine. Raises UsmError."""
-    auth_key = priv_key = b""
-    if user.auth_key is not None:
-        name = AUTH[user.auth][0]
-        secret = user.auth_key.reveal()
-        auth_key = secret if user.localized else localized_key(secret, engine_id, name)
-        if user.localized and len(auth_key) != hashlib.new(name).digest_size:
-            raise UsmError(
-                f"user {user.name!r}: a localized {user.auth} key has other than {len(auth_key)} octets"
-            )
-    if user.priv_key is not None:
-        name, size = AUTH[user.auth][0], PRIV[user.priv]
-        secret = user.priv_key.reveal()
-        priv_key = secret if user.localized else extended(localized_key(secret, engine_id, name), size, name)
-        if len(priv_key) < size:
-            raise UsmError(f"user {user.name!r}: a localized {user.priv} key needs {size} octets")
-        priv_key = priv_key[:size]
-    networks = Networks(user.networks) if user.networks else None
-    return LocalUser(user.name.encode(), user.auth, user.priv, auth_key, priv_key, networks)
-
-
-def localized_key(password: bytes, engine_id: bytes, name: str) -> bytes:
-    """Password to key and key to localized key (RFC 3414 appendix A.2, section 2.6)."""
-    repeats = 1048576 // len(password) + 1
-    master = hashlib.new(name, (password * repeats)[:1048576]).digest()
-    return hashlib.new(name, master + engine_id + master).digest()
-
-
-def extended(key: bytes, size: int, name: str) -> bytes:
-    """A localized key made long enough (draft-blumenthal-aes-usm-04 section 3.1.2.1)."""
-    while len(key) < size:
-        key += hashlib.new(name, key).digest()
-    return key[:size]
