@@ -20,6 +20,8 @@ from agent.engine.usm import LocalUser, Usm, UsmError
 
 AUTH = {
     "": pysnmp_config.USM_AUTH_NONE,
+    "MD5": pysnmp_config.USM_AUTH_HMAC96_MD5,
+    "SHA-1": pysnmp_config.USM_AUTH_HMAC96_SHA,
     "SHA-224": pysnmp_config.USM_AUTH_HMAC128_SHA224,
     "SHA-256": pysnmp_config.USM_AUTH_HMAC192_SHA256,
     "SHA-384": pysnmp_config.USM_AUTH_HMAC256_SHA384,
@@ -28,6 +30,7 @@ AUTH = {
 # AES-192 and AES-256 extend short keys as Blumenthal's draft says, which is what net-snmp does.
 PRIV = {
     "": pysnmp_config.USM_PRIV_NONE,
+    "DES": pysnmp_config.USM_PRIV_CBC56_DES,
     "AES-128": pysnmp_config.USM_PRIV_CFB128_AES,
     "AES-192": pysnmp_config.USM_PRIV_CFB192_AES_BLUMENTHAL,
     "AES-256": pysnmp_config.USM_PRIV_CFB256_AES_BLUMENTHAL,

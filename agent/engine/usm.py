@@ -85,11 +85,6 @@ class Usm:
         """snmpEngineTime: seconds since this start, by a clock that nobody sets and that suspending does not stop."""
         return int(_clock() - self._started) & 0x7FFFFFFF
 
-    def next_salt(self) -> bytes:
-        """Eight octets for one message's cipher; no two are the same."""
-        self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
-        return self._salt.to_bytes(8, "big")
-
     def set_users(self, users: Iterable[User]) -> None:
         """Replace all users. Raises UsmError, and then nothing has changed."""
         self.users = {user.name.encode(): localize(user, self.engine_id) for user in users}

@@ -11,7 +11,7 @@ from smi_support import Manager, Offline, TestModel, request, rows, v2c
 from test_smi_controller import column, scalar
 
 from agent.config import Secret, User
-from agent.engine import messages, usm
+from agent.engine import messages, usm, usm_crypto
 from agent.engine.pdu import GET, GETBULK, REPORT, RESPONSE
 from agent.engine.state import MAX_BOOTS
 from agent.smi import ber
@@ -32,10 +32,10 @@ def counters(agent: Offline) -> dict[str, int]:
 def test_password_to_key() -> None:
     # RFC 3414 appendix A.3.2: "maplesyrup" with SHA-1, engine ID 00..02
     engine_id = bytes(11) + b"\x02"
-    key = usm.localized_key(b"maplesyrup", engine_id, "sha1")
+    key = usm_crypto.localized_key(b"maplesyrup", engine_id, "sha1")
     assert key.hex() == "6695febc9288e36282235fc7151f128497b38f3f"
     # appendix A.3.1 with MD5
-    key = usm.localized_key(b"maplesyrup", engine_id, "md5")
+    key = usm_crypto.localized_key(b"maplesyrup", engine_id, "md5")
     assert key.hex() == "526f5eed9fcce26f8964c2930787d82b"
 
 
@@ -43,8 +43,8 @@ def test_short_keys_are_extended_by_hashing() -> None:
     import hashlib
 
     key = b"k" * 28
-    assert usm.extended(key, 32, "sha224") == (key + hashlib.sha224(key).digest())[:32]
-    assert usm.extended(b"k" * 64, 16, "sha512") == b"k" * 16
+    assert usm_crypto.extended(key, 32, "sha224") == (key + hashlib.sha224(key).digest())[:32]
+    assert usm_crypto.extended(b"k" * 64, 16, "sha512") == b"k" * 16
 
 
 def test_keys_do_not_show(tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_keys_do_not_show(tmp_path: Path) -> None:
 
 def test_localized_keys_are_taken_as_they_are() -> None:
     good = User("u", "SHA-256", Secret(bytes(32)), "AES-256", Secret(bytes(32)), True)
-    assert usm.localize(good, b"engine").priv_key == bytes(32)
+    assert usm_crypto.localize(good, b"engine").priv_key == bytes(32)
     for auth, priv in ((31, 32), (32, 31)):
         with pytest.raises(usm.UsmError, match="octets"):
-            usm.localize(
+            usm_crypto.localize(
                 User("u", "SHA-256", Secret(bytes(auth)), "AES-256", Secret(bytes(priv)), True), b"engine"
             )
 
