@@ -7,11 +7,12 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMPS  := .stamps
 SECONDS ?=
+MINUTES ?= 30
 ARGS    ?=
 MIB_SOURCES := $(wildcard mibs/src/* mibs/base/* mibs/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-snmp mibs clean run-env dev-env demo-packages test-packages
+.PHONY: help demo test lint soak bench bench-snmp mibs clean run-env dev-env demo-packages test-packages
 
 help: ## this list
 	@echo 'make demo     two gateways, a live tunnel and the SNMP agent, to look at and to play with (SECONDS=20: ends by itself)'
@@ -19,6 +20,7 @@ help: ## this list
 	@echo 'make lint     ruff, mypy and the import rules'
 	@echo 'make bench    the figures: throughput, negotiations per second, walks, start-up time, memory (ARGS="--quick")'
 	@echo 'make bench-snmp  the SNMP figures beside net-snmp (ARGS="--quick --only get,walk --json FILE")'
+	@echo 'make soak     the agent asked by eight managers, told, reloaded and flooded for half an hour (MINUTES=30)'
 	@echo 'make mibs     compile mibs/src with pysmi'
 	@echo 'make clean    remove what the other targets made (.venv, .stamps, build products)'
 
@@ -39,6 +41,9 @@ bench: test-packages dev-env mibs ## the figures
 
 bench-snmp: test-packages dev-env mibs ## the SNMP figures beside net-snmp's C agent
 	@PYTHONPATH=tests $(BIN)/python -m bench.snmp $(ARGS)
+
+soak: test-packages dev-env mibs ## the agent under eight managers, changes, reloads and a flood, for MINUTES
+	@PYTHONPATH=tests:tests/agent $(BIN)/python -m soak --minutes $(MINUTES) $(ARGS)
 
 # --- what the targets need -------------------------------------------------------------------------------------------
 
