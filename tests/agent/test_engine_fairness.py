@@ -10,7 +10,7 @@ from agent.engine.fairness import MAX_KNOWN, FairQueue
 
 
 def drained(queue: FairQueue[str]) -> list[str]:
-    return [item for item in iter(queue.take, None)]
+    return list(iter(queue.take, None))
 
 
 def test_one_after_the_other() -> None:
@@ -108,4 +108,4 @@ def test_memory_and_bounds_under_anything() -> None:
 
 
 def drained_bytes(queue: FairQueue[bytes]) -> list[bytes]:
-    return [item for item in iter(queue.take, None)]
+    return list(iter(queue.take, None))
