@@ -35,6 +35,12 @@ class TomlReader:
         place = f"{self.path}:{line}" if line else str(self.path)
         return ConfigError(f"{place}: {name}: {problem}; {cure}")
 
+    def found(self, dotted: str, rest: str) -> ConfigError:
+        """A fault of a name like 'sources.vici.socket', with `rest` its problem and cure."""
+        where: Where = tuple(dotted.split("."))
+        problem, _, cure = rest.partition("; ")
+        return self.fault(where, problem, cure)
+
     def known(self, table: Mapping[str, Any], where: Where, keys: tuple[str, ...]) -> None:
         for key in table:
             if key not in keys:

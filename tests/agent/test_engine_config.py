@@ -72,7 +72,7 @@ FAULTS = {
     "[[user]]\nname = ''\ngroup = 'g'": (2, "user[1].name: not 1 to 32 octets"),
     "[[user]]\nname = 'a'\ngroup = 'g'\nauth = 'MD5'": (
         4,
-        "user[1].auth: 'MD5' is not known; use one of SHA-224",
+        'user[1].auth: MD5 is weak; use "SHA-256", or add weak = true',
     ),
     "[[user]]\nname = 'a'\ngroup = 'g'\nauth = 'SHA-256'": (1, "user[1]: auth needs one secret"),
     "[[user]]\nname = 'a'\ngroup = 'g'\nauth = 'SHA-256'\nauth_password = 'short'": (
@@ -124,7 +124,7 @@ FAULTS = {
     ),
     "[[community]]\nname = 'c'\ngroup = 'g'\nnetworks = ['::/0']\ncontext = 'x'": (
         5,
-        "community[1].context: no context 'x'; leave it out",
+        "community[1].context: no source 'x'; leave it out for all sources together",
     ),
 }
 
