@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from agent import logs  # the help should not wait for the engine's imports
     from agent.config import ConfigError, load_config
     from agent.daemon import AgentDaemon
+    from agent.engine.loop import ServingLoop
     from agent.smi.errors import BindingError
     from mibs.loader import MibError
 
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.check:
         return asyncio.run(check(daemon))
-    return asyncio.run(serve(daemon))
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        return runner.run(serve(daemon))
 
 
 async def check(daemon: object) -> int:

@@ -27,6 +27,7 @@ from agent.engine.communities import Communities
 from agent.engine.counters import EngineCounters
 from agent.engine.dispatcher import Dispatcher, EngineTransport
 from agent.engine.epoch import Epoch
+from agent.engine.fastpath import FastPath
 from agent.engine.lcd import Lcd
 from agent.engine.pysnmp_engine import new_engine, set_users
 from agent.engine.responder import CommandResponder
@@ -75,6 +76,7 @@ class SnmpAgent:
         self.usm: Usm | None = None
         self._dispatcher: Dispatcher | None = None
         self._transport: EngineTransport | None = None
+        self.fast: FastPath | None = None
         self._responder = CommandResponder(self.controller, _access(config), self.counters)
         self._values: state.SystemValues | None = None
         self._lock: state.StateLock | None = None
@@ -106,6 +108,15 @@ class SnmpAgent:
         dispatcher.attach(engine, usm, self._responder, transport)
         engine.register_transport_dispatcher(transport)
         dispatcher.communities.set_config(config.communities)
+        self.fast = FastPath(
+            self._responder,
+            usm,
+            self.counters,
+            self.epoch,
+            communities.lookup,
+            dispatcher.limits.authenticated,
+        )
+        transport.fast = self.fast.answer
         self._responder.set_timeout = config.set_timeout
         transport.listen(config.listen)
         self.engine, self.usm, self._dispatcher, self._transport = engine, usm, dispatcher, transport

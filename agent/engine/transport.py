@@ -1,7 +1,10 @@
 """UDP over IPv4 and IPv6: several listen addresses, each answer from the address that was asked.
 
-`UdpTransport` is pysnmp's transport dispatcher and knows nothing of SNMP: every datagram goes to one function,
-which is where a faster path can stand before pysnmp.
+`UdpTransport` is pysnmp's transport dispatcher and knows nothing of SNMP: every datagram goes to one function that
+answers it at once or says that it does not, and then to another one.
+
+A socket that is bound to one address answers from it by itself. Only one bound to all addresses of the machine
+needs to be told which was asked (ip(7), ipv6(7): PKTINFO), at some microseconds a datagram.
 """
 
 from __future__ import annotations
@@ -19,13 +22,26 @@ from typing import Any
 from pysnmp.carrier.base import AbstractTransportDispatcher
 
 from agent.config import Listen
+from agent.engine.fairness import FairQueue
+from agent.engine.loop import ServingLoop
 
 log = logging.getLogger(__name__)
 
 IP_PKTINFO = 8
 """Linux: struct in_pktinfo as ancillary data (ip(7)); the socket module has no name for it in Python 3.11."""
-DRAIN = 64
+SO_RCVBUFFORCE = 33
+"""Linux: SO_RCVBUF beyond net.core.rmem_max, for who may (socket(7)); no name in Python either."""
+RECEIVE_BUFFER = 8 << 20
+DRAIN = 32
 """Datagrams taken from one socket before others get their turn."""
+FULL_ROUNDS = 4
+"""Rounds that took all they might before the next ones may take more."""
+BACKLOG = 1024
+"""Datagrams read and sorted by sender in one go when more come than can be answered."""
+BACKLOG_DATAGRAM = 16384
+"""Larger datagrams are dropped while there is a backlog: it is bounded in memory as in number."""
+SLICE = 0.003
+"""Seconds that answering a backlog may take before others get their turn."""
 MAX_DATAGRAM = 65535
 DOMAIN_V4 = (1, 3, 6, 1, 6, 1, 1)
 """snmpUDPDomain (RFC 3417)."""
@@ -52,6 +68,9 @@ class Peer:
 
 
 Receive = Callable[[bytes, Peer], None]
+Fast = Callable[[bytes, tuple[Any, ...]], bytes | None]
+Waiting = tuple[bytes, tuple[Any, ...], "_Endpoint", bytes]
+"""A datagram, its source, where it was received, and which address of ours it was sent to."""
 
 
 class TransportError(Exception):
@@ -64,11 +83,16 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
     def __init__(self, receive: Receive) -> None:
         super().__init__()
         self.set_timer_resolution(1.0)
-        self._receive = receive
-        self._sockets: dict[int, tuple[Listen, socket.socket]] = {}
+        self.receive = receive
+        self.fast: Fast = _not_mine
+        """Gives the answer to a datagram, empty for none to be sent; None where `receive` is to have it."""
+        self.queue: FairQueue[Waiting] = FairQueue()
+        """What waits to be answered; empty but in a flood."""
+        self._endpoints: dict[int, _Endpoint] = {}
         self._next = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick: asyncio.TimerHandle | None = None
+        self._working = False
         self.send_errors = 0
 
     def listen(self, addresses: Sequence[Listen]) -> None:
@@ -77,7 +101,7 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         Raises TransportError, and then everything is as it was.
         """
         self._loop = asyncio.get_running_loop()
-        bound = {address for address, _ in self._sockets.values()}
+        bound = {endpoint.address for endpoint in self._endpoints.values()}
         opened: list[tuple[Listen, socket.socket]] = []
         freed: list[tuple[Listen, int]] = []
         for address in dict.fromkeys(addresses):
@@ -95,7 +119,7 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
                     f"cannot listen on {where}:{address.port}: {error.strerror}; "
                     f"{CURES.get(error.errno or 0, 'change agent.listen')}"
                 ) from None
-        for number in [n for n, (address, _) in self._sockets.items() if address not in addresses]:
+        for number in [n for n, endpoint in self._endpoints.items() if endpoint.address not in addresses]:
             self._close(number)
         for address, sock in opened:
             self._add(address, sock)
@@ -110,11 +134,11 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
             return _bind(address)
         except OSError as error:
             in_the_way = {
-                number: (held, address.port)
-                for number, (held, sock) in self._sockets.items()
-                if held not in wanted
-                and held.is_ipv6 == address.is_ipv6
-                and sock.getsockname()[1] == address.port
+                number: (endpoint.address, address.port)
+                for number, endpoint in self._endpoints.items()
+                if endpoint.address not in wanted
+                and endpoint.address.is_ipv6 == address.is_ipv6
+                and endpoint.sock.getsockname()[1] == address.port
             }
             if error.errno != errno.EADDRINUSE or not in_the_way:
                 raise
@@ -125,60 +149,177 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
 
     def _add(self, address: Listen, sock: socket.socket) -> None:
         assert self._loop is not None
-        self._sockets[self._next] = (address, sock)
-        self._loop.add_reader(sock.fileno(), self._readable, sock, self._next)
+        endpoint = _Endpoint(self, address, sock, self._next)
+        self._endpoints[self._next] = endpoint
         self._next += 1
+        if isinstance(self._loop, ServingLoop):
+            self._loop.serving.serve(sock.fileno(), endpoint.readable)
+        else:
+            self._loop.add_reader(sock.fileno(), endpoint.readable)
 
     def addresses(self) -> list[tuple[str, int]]:
         """What is bound, as (host, port): the real port where 0 was asked for."""
-        return [sock.getsockname()[:2] for _, sock in self._sockets.values()]
+        return [endpoint.sock.getsockname()[:2] for endpoint in self._endpoints.values()]
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams that found no place while more came than could be answered."""
+        return self.queue.dropped
 
     def close(self) -> None:
         """Stop to receive and close all sockets."""
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
-        for number in list(self._sockets):
+        for number in list(self._endpoints):
             self._close(number)
 
     def _close(self, number: int) -> None:
-        _, sock = self._sockets.pop(number)
+        endpoint = self._endpoints.pop(number)
+        endpoint.closed = True
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(sock.fileno())
-        sock.close()
+            if isinstance(self._loop, ServingLoop):
+                self._loop.serving.forget(endpoint.sock.fileno())
+            else:
+                self._loop.remove_reader(endpoint.sock.fileno())
+        endpoint.sock.close()
 
     def peer(self, address: tuple[Any, ...]) -> Peer:
         """The peer at an address, over the first socket of its family."""
         ipv6 = ":" in str(address[0])
-        numbers = (n for n, (listen, _) in self._sockets.items() if listen.is_ipv6 == ipv6)
+        numbers = (n for n, endpoint in self._endpoints.items() if endpoint.address.is_ipv6 == ipv6)
         return Peer(address, next(numbers, -1))
 
     def send(self, data: bytes, peer: Peer) -> None:
         """Send an answer; what cannot be sent is dropped and counted, as UDP itself would."""
-        try:
-            _, sock = self._sockets[peer.endpoint]
-            ancillary = _answer_from(sock, peer.answer_from)
-            sock.sendmsg([data], ancillary, 0, peer.address)
-        except (OSError, KeyError) as error:
+        endpoint = self._endpoints.get(peer.endpoint)
+        if endpoint is None:
             self.send_errors += 1
-            log.debug("answer to %s not sent: %s", peer.host, error)
+            log.debug("answer to %s not sent: nothing listens there any more", peer.host)
+        else:
+            endpoint.send(data, peer.address, peer.answer_from)
 
     def _on_tick(self) -> None:
         assert self._loop is not None
         self._tick = self._loop.call_later(1.0, self._on_tick)
         self.handle_timer_tick(time.monotonic())
 
-    def _readable(self, sock: socket.socket, number: int) -> None:
-        for _ in range(DRAIN):
+    # -- more than can be answered --------------------------------------------------------------------------
+
+    def backlog(self) -> None:
+        """There are datagrams in the queue: answer them in slices."""
+        if not self._working and self._loop is not None:
+            self._working = True
+            self._loop.call_soon(self._work)
+
+    def _work(self) -> None:
+        self._working = False
+        until = time.monotonic() + SLICE
+        while (waiting := self.queue.take()) is not None:
+            data, address, endpoint, asked_at = waiting
+            if not endpoint.closed:
+                endpoint.answer(data, address, asked_at)
+            if time.monotonic() > until:
+                self.backlog()
+                return
+
+
+class _Endpoint:
+    """One bound socket."""
+
+    def __init__(self, transport: UdpTransport, address: Listen, sock: socket.socket, number: int) -> None:
+        self.address = address
+        self.sock = sock
+        self.number = number
+        self.closed = False
+        self._transport = transport
+        self._buffer = bytearray(MAX_DATAGRAM)
+        self._view = memoryview(self._buffer)
+        self._everywhere = sock.getsockname()[0] in ("0.0.0.0", "::")  # noqa: S104
+        self._quota = 1
+        self._full = 0
+
+    def readable(self) -> None:
+        """Take what is there, up to some datagrams."""
+        transport = self._transport
+        if transport.queue:
+            self._sort()
+            return
+        receive = self._receive_anywhere if self._everywhere else self._receive
+        quota = self._quota
+        for taken in range(quota):
             try:
-                data, ancillary, _, address = sock.recvmsg(MAX_DATAGRAM, 256)
+                data, address, asked_at = receive()
             except (BlockingIOError, InterruptedError):
+                # to ask in vain costs as much as a datagram: next time ask no oftener than now
+                self._quota = taken or 1
+                self._full = 0
                 return
             except OSError as error:
                 # an ICMP error of an earlier answer shows up here; the socket itself is fine
                 log.debug("receive: %s", error)
                 continue
-            self._receive(data, Peer(address, number, _asked_at(ancillary)))
+            self.answer(data, address, asked_at)
+            if self.closed:
+                return
+        self._full += 1
+        if quota == DRAIN:
+            self._sort()
+        elif self._full >= FULL_ROUNDS:
+            self._quota = min(2 * quota, DRAIN)
+
+    def _receive(self) -> tuple[bytes, tuple[Any, ...], bytes]:
+        size, address = self.sock.recvfrom_into(self._buffer)
+        return bytes(self._view[:size]), address, b""
+
+    def _receive_anywhere(self) -> tuple[bytes, tuple[Any, ...], bytes]:
+        size, ancillary, _, address = self.sock.recvmsg_into((self._buffer,), 256)
+        return bytes(self._view[:size]), address, _asked_at(ancillary)
+
+    def answer(self, data: bytes, address: tuple[Any, ...], asked_at: bytes) -> None:
+        """One datagram. Never raises."""
+        transport = self._transport
+        answer = transport.fast(data, address)
+        if answer is None:
+            transport.receive(data, Peer(address, self.number, asked_at))
+        elif answer:
+            transport.queue.known(address[0])
+            self.send(answer, address, asked_at)
+
+    def _sort(self) -> None:
+        """Read on without answering, so that who sends most cannot take the others' turn."""
+        transport = self._transport
+        queue = transport.queue
+        receive = self._receive_anywhere if self._everywhere else self._receive
+        for _ in range(BACKLOG):
+            try:
+                data, address, asked_at = receive()
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                log.debug("receive: %s", error)
+                continue
+            if len(data) > BACKLOG_DATAGRAM:
+                queue.dropped += 1
+            else:
+                queue.put(address[0], address[1], (data, address, self, asked_at))
+        if queue:
+            transport.backlog()
+
+    def send(self, data: bytes, address: tuple[Any, ...], answer_from: bytes) -> None:
+        """Send, or count that it cannot be sent."""
+        try:
+            if answer_from:
+                self.sock.sendmsg((data,), _answer_from(answer_from), 0, address)
+            else:
+                self.sock.sendto(data, address)
+        except OSError as error:
+            self._transport.send_errors += 1
+            log.debug("answer to %s not sent: %s", address[0], error)
+
+
+def _not_mine(data: bytes, address: tuple[Any, ...]) -> None:
+    return None
 
 
 def _bind(address: Listen) -> socket.socket:
@@ -190,7 +331,10 @@ def _bind(address: Listen) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         resolved = socket.getaddrinfo(
             address.host, address.port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST
         )
@@ -210,9 +354,7 @@ def _asked_at(ancillary: list[tuple[int, int, bytes]]) -> bytes:
     return b""
 
 
-def _answer_from(sock: socket.socket, asked_at: bytes) -> list[tuple[int, int, bytes]]:
+def _answer_from(asked_at: bytes) -> list[tuple[int, int, bytes]]:
     if len(asked_at) == 4:
         return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("@i4s4s", 0, asked_at, b"\0" * 4))]
-    if len(asked_at) == 20:
-        return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, asked_at)]
-    return []
+    return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, asked_at)]

@@ -1,0 +1,254 @@
+"""RFC 3416 section 4.2 on plans: which VarBinds answer a request, in at most so many octets.
+
+A plan is what a PDU asks, with names looked up and readers found: for GET one (reader, key, VarBind when there
+is no instance) a name; else one (position in the sight, key to go on from, name).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate, chain
+
+from agent.engine.fastpath import parse
+from agent.engine.fastpath.errors import NotMine, Refused
+from agent.engine.fastpath.sight import Plan, Read, Sight, hidden
+from agent.engine.pdu import GET, GETBULK, GETNEXT
+from agent.smi import ber
+from agent.smi.controller import ReadError
+from agent.smi.errors import ErrorStatus
+
+UNLIMITED = 1 << 30
+AROUND_A_NAME = 6
+"""Octets of a VarBind beside its name's contents, at least."""
+
+Asked = tuple[Read, bytes, bytes]
+Step = tuple[int, bytes | None, bytes]
+
+
+def plan(sight: Sight, kind: int, tail: bytes) -> Plan:
+    """Read what follows the request-id of a PDU of type `kind`. Raises NotMine, IndexError."""
+    first, second, names = parse.names(tail)
+    place = sight.names.place
+    if kind == GET:
+        asked = []
+        for name in names:
+            leaf, key = place(name)
+            read = sight.reads[leaf] if key is not None else hidden
+            if read is None:
+                raise NotMine
+            missing = ber.NO_SUCH_OBJECT if read is hidden else ber.NO_SUCH_INSTANCE
+            asked.append((read, key, ber.varbind(name, missing)))
+        return kind, asked, 0, 0
+    if kind != GETNEXT and (kind != GETBULK or sight.v1):
+        raise NotMine
+    steps: list[Step] = []
+    for name in names:
+        leaf, after = place(name)
+        position = sight.first[leaf]
+        if position <= sight.cut_from:
+            raise NotMine
+        if position == len(sight.leaf_at) or sight.leaf_at[position] != leaf:
+            after = None
+        steps.append((position, after, name))
+    return kind, steps, min(max(first, 0), len(names)), max(second, 0)
+
+
+def respond(sight: Sight, planned: Plan, room: int) -> bytes:
+    """The VarBinds of the response in at most `room` octets. Raises Refused for an error-status."""
+    kind, steps, non_repeaters, repetitions = planned
+    if kind == GET:
+        out = _get(sight, steps)
+    elif kind == GETNEXT:
+        out = _next(sight, steps)
+    else:
+        return _bulk(sight, steps, non_repeaters, repetitions, room)
+    if len(out) > room:
+        raise Refused(ErrorStatus.tooBig)
+    return out
+
+
+def _get(sight: Sight, asked: list[Asked]) -> bytes:
+    out: list[bytes] = []
+    try:
+        if not sight.v1:
+            for read, key, missing in asked:
+                out.append(read(key) or missing)
+            return b"".join(out)
+        for read, key, _ in asked:
+            varbind = read(key)
+            if varbind is None:
+                raise Refused(ErrorStatus.noSuchName, len(out) + 1)
+            out.append(varbind)
+    except ReadError as error:
+        raise Refused(error.code, len(out) + 1) from None
+    return b"".join(out)
+
+
+def _next(sight: Sight, steps: list[Step]) -> bytes:
+    out: list[bytes] = []
+    try:
+        for step in steps:
+            out.append(_one(sight, step, len(out) + 1))
+    except ReadError as error:
+        raise Refused(error.code, len(out) + 1) from None
+    return b"".join(out)
+
+
+def _one(sight: Sight, step: Step, number: int) -> bytes:
+    """One GETNEXT, of the VarBind with this number."""
+    position, after, name = step
+    runs = sight.runs
+    while position < len(runs):
+        octets, count, _, _ = runs[position](after, 1, UNLIMITED)
+        if count:
+            return octets
+        position += 1
+        after = None
+    if sight.v1:
+        raise Refused(ErrorStatus.noSuchName, number)
+    return ber.varbind(name, ber.END_OF_MIB_VIEW)
+
+
+def _bulk(sight: Sight, steps: list[Step], non_repeaters: int, repetitions: int, room: int) -> bytes:
+    """RFC 3416 section 4.2.3. The response is cut where the next VarBind would exceed the room."""
+    if not non_repeaters and len(steps) == 1:
+        return _run(sight, steps[0], repetitions, room, 1)
+    out: list[bytes] = []
+    try:
+        for step in steps[:non_repeaters]:
+            varbind = _one(sight, step, len(out) + 1)
+            if len(varbind) > room:
+                return b"".join(out)
+            room -= len(varbind)
+            out.append(varbind)
+    except ReadError as error:
+        raise Refused(error.code, len(out) + 1) from None
+    repeaters = steps[non_repeaters:]
+    if len(repeaters) == 1:
+        out.append(_run(sight, repeaters[0], repetitions, room, non_repeaters + 1))
+    elif repeaters:
+        _rows(sight, repeaters, repetitions, room, non_repeaters, out)
+    return b"".join(out)
+
+
+def _run(sight: Sight, step: Step, count: int, room: int, number: int) -> bytes:
+    """A walk of one repeater: slices of one leaf after the other."""
+    position, after, name = step
+    runs = sight.runs
+    out: list[bytes] = []
+    last: tuple[int, bytes] | None = None
+    try:
+        while count and position < len(runs):
+            octets, got, key, ended = runs[position](after, count, room)
+            if got:
+                if got == count and not out:
+                    return octets
+                out.append(octets)
+                room -= len(octets)
+                count -= got
+                assert key is not None
+                last = (position, key)
+            if not ended:
+                return b"".join(out)
+            position += 1
+            after = None
+    except ReadError as error:
+        raise Refused(error.code, number) from None
+    if count:
+        varbind = _end(sight, last, name)
+        if len(varbind) <= room:
+            out.append(varbind)
+    return b"".join(out)
+
+
+def _end(sight: Sight, last: tuple[int, bytes] | None, name: bytes) -> bytes:
+    """endOfMibView of a repeater, named as the last VarBind that it gave."""
+    if last is not None:
+        name = sight.names.name(sight.leaf_at[last[0]], last[1])
+    return ber.varbind(name, ber.END_OF_MIB_VIEW)
+
+
+class _Repeater:
+    """One of several repeaters of a GETBULK."""
+
+    __slots__ = ("after", "end", "error", "last", "name", "position")
+
+    def __init__(self, step: Step) -> None:
+        self.position, self.after, self.name = step
+        self.last: tuple[int, bytes] | None = None
+        self.end = b""
+        self.error: ReadError | None = None
+
+    def take(self, sight: Sight, count: int) -> list[bytes]:
+        """Up to `count` VarBinds; fewer when there are no more, or none that can be read (`error`)."""
+        out: list[bytes] = []
+        cells = sight.cells
+        try:
+            while count and self.position < len(cells):
+                found, key, ended = cells[self.position](self.after, count)
+                if key is not None:
+                    out = out + found if out else found
+                    self.last = (self.position, key)
+                    self.after = key
+                    count -= len(found)
+                if ended:
+                    self.position += 1
+                    self.after = None
+        except ReadError as error:
+            self.error = error
+            return out
+        if count and not self.end:
+            self.end = _end(sight, self.last, self.name)
+        return out
+
+
+def _rows(
+    sight: Sight, steps: list[Step], repetitions: int, room: int, non_repeaters: int, out: list[bytes]
+) -> None:
+    """Several repeaters, row by row, appended to `out`. Raises Refused."""
+    repeaters = [_Repeater(step) for step in steps]
+    least = sum(len(name) + AROUND_A_NAME for _, _, name in steps)
+    while repetitions:
+        # as many rows as may fit are read at once, and hardly more
+        batch = min(repetitions, room // least + 1)
+        taken = [repeater.take(sight, batch) for repeater in repeaters]
+        longest = max(map(len, taken))
+        if min(map(len, taken)) < batch:
+            if any(repeater.error is not None for repeater in repeaters):
+                _rows_to_error(repeaters, taken, room, non_repeaters, out)
+                return
+            # the first row of nothing but endOfMibView is the last one
+            rows = min(batch, longest + 1)
+            taken = [
+                found + [repeater.end] * (rows - len(found))
+                for found, repeater in zip(taken, repeaters, strict=True)
+            ]
+        varbinds = list(chain.from_iterable(zip(*taken, strict=True)))
+        octets = b"".join(varbinds)
+        if len(octets) > room:
+            fit = bisect_right(list(accumulate(map(len, varbinds))), room)
+            out.extend(varbinds[:fit])
+            return
+        out.append(octets)
+        room -= len(octets)
+        if longest < batch:
+            return
+        repetitions -= batch
+
+
+def _rows_to_error(
+    repeaters: list[_Repeater], taken: list[list[bytes]], room: int, non_repeaters: int, out: list[bytes]
+) -> None:
+    """Rows up to the first cell that cannot be read: an error, unless the room ends before."""
+    for row in range(max(map(len, taken)) + 1):
+        for number, (repeater, found) in enumerate(zip(repeaters, taken, strict=True), non_repeaters + 1):
+            if row < len(found):
+                varbind = found[row]
+            elif repeater.error is not None:
+                raise Refused(repeater.error.code, number)
+            else:
+                varbind = repeater.end
+            if len(varbind) > room:
+                return
+            room -= len(varbind)
+            out.append(varbind)

@@ -1,0 +1,110 @@
+"""SNMPv1 and SNMPv2c on octets: RFC 1157 and RFC 1901 messages around a plan's answer."""
+
+from __future__ import annotations
+
+from agent.engine import messages
+from agent.engine import pdu as pdus
+from agent.engine.fastpath.errors import NotMine
+from agent.engine.fastpath.sight import Sight
+from agent.engine.responder import Requester
+from agent.smi import ber
+
+NO_ERROR = b"\x02\x01\x00\x02\x01\x00"
+"""error-status noError and error-index 0."""
+LENGTHS = [ber.length(size) for size in range(2048)]
+"""Length octets of most messages."""
+
+
+class CommunitySession:
+    """A community that may be used from a host, and what it sees."""
+
+    __slots__ = ("community", "context", "head", "rooms", "security_name", "sight", "version")
+
+    def __init__(
+        self, version: int, community: bytes, security_name: str, context: str, sight: Sight, max_size: int
+    ) -> None:
+        self.version = version
+        self.community = community
+        self.security_name = security_name
+        self.context = context
+        self.sight = sight
+        self.head = ber.integer(version) + ber.tlv(ber.OCTET_STRING, community)
+        budget = messages.community_budget(max_size, community)
+        # by the length of the request-id: -2^31 has four octets, 0 has one
+        self.rooms = [-1, *(pdus.varbinds_room(budget, 1 << (8 * octets - 2)) for octets in range(1, 5))]
+
+    def requester(self, host: str, port: int) -> Requester:
+        """Who asks, as the plain path names it."""
+        return Requester(
+            self.version,
+            self.version + 1,
+            self.security_name,
+            1,
+            self.context,
+            (host.partition("%")[0], port),
+        )
+
+    def budget(self, max_size: int) -> int:
+        """Octets that a Response-PDU may have."""
+        return messages.community_budget(max_size, self.community)
+
+    def message(self, request_id: bytes, varbinds: bytes) -> bytes:
+        """The Response with a request-id's octets (tag and length too)."""
+        size = len(varbinds)
+        content = b"%b%b0%b%b" % (
+            request_id,
+            NO_ERROR,
+            LENGTHS[size] if size < 2048 else ber.length(size),
+            varbinds,
+        )
+        size = len(content)
+        content = b"%b\xa2%b%b" % (self.head, LENGTHS[size] if size < 2048 else ber.length(size), content)
+        size = len(content)
+        return b"0%b%b" % (LENGTHS[size] if size < 2048 else ber.length(size), content)
+
+
+def split(data: bytes) -> tuple[bytes, int]:
+    """(version and community with their tags, where the PDU starts). Raises NotMine, IndexError.
+
+    Only the outermost lengths are checked here.
+    """
+    size = data[1]
+    position = 2
+    if size >= 0x80:
+        more = size & 0x7F
+        if not 1 <= more <= 3:
+            raise NotMine
+        position += more
+        size = int.from_bytes(data[2:position], "big")
+    if position + size != len(data) or data[position + 3] != 4:
+        raise NotMine
+    stop = position + 5 + data[position + 4]
+    if data[position + 4] >= 0x80:
+        raise NotMine
+    return data[position:stop], stop
+
+
+def request(data: bytes, position: int, end: int) -> tuple[int, bytes, bytes]:
+    """A PDU that fills `data[position:end]`: (its type, the request-id with its tag, the octets after that).
+
+    Raises NotMine, IndexError.
+    """
+    kind = data[position]
+    size = data[position + 1]
+    position += 2
+    if size >= 0x80:
+        more = size & 0x7F
+        if not 1 <= more <= 3:
+            raise NotMine
+        size = int.from_bytes(data[position : position + more], "big")
+        position += more
+    if position + size != end or data[position] != 2:
+        raise NotMine
+    size = data[position + 1]
+    if size != 1:
+        first, second = data[position + 2], data[position + 3]
+        if not 2 <= size <= 4 or (first == 0 and second < 0x80) or (first == 0xFF and second >= 0x80):
+            # more octets than needed: the response's request-id would differ from the request's
+            raise NotMine
+    stop = position + 2 + size
+    return kind, data[position:stop], data[stop:end]
