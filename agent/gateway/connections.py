@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from agent.gateway.records import ConfiguredChild, ConnectionRecord
 from agent.gateway.rows import Rows
@@ -17,33 +17,42 @@ class Configuration:
         self.rows = rows
         self.connections: dict[str, ConnectionRecord] = {}
 
-    def apply(self, connections: Iterable[ConnectionRecord]) -> None:
-        """Take over all connections; rows that lost their configuration and never were up leave at once."""
-        self.connections = {connection.name: connection for connection in connections}
-        children = {
-            (connection.name, child.name): (connection, child)
-            for connection in self.connections.values()
-            for child in connection.children
-        }
-        for row in list(self.rows.tunnels.values()):
-            configured = children.get((row.connection, row.child))
-            row.configured = configured is not None and allows(*configured, row)
-            row.permanent = row.configured and configured is not None and names_one_peer(*configured)
-            if not row.ever_up and not row.permanent:
-                self.rows.drop(row)
-            elif not row.up and not row.permanent and row.down_since is None:
-                row.down_since = self.rows.gateway.clock()
+    def applying(self, connections: Iterable[ConnectionRecord]) -> Iterator[None]:
+        """Take over all connections, in small steps; rows that lost their configuration and never were up leave."""
+        rows = self.rows
+        known: dict[str, ConnectionRecord] = {}
+        children: dict[tuple[str, str], tuple[ConnectionRecord, ConfiguredChild]] = {}
+        for connection in connections:
+            known[connection.name] = connection
+        for connection in known.values():
+            for child in connection.children:
+                children[connection.name, child.name] = (connection, child)
+            yield
+        self.connections = known
+        for row in list(rows.tunnels.values()):
+            if row.alive:
+                self._judge(row, children.get((row.connection, row.child)))
+                rows.settle()
+                yield
         for connection, child in children.values():
-            if not names_one_peer(connection, child):
-                continue
-            if not self.rows.by_child.get((connection.name, child.name)):
-                row = self.rows.add_configured(connection, child)
+            if names_one_peer(connection, child) and not rows.by_child.get((connection.name, child.name)):
+                row = rows.add_configured(connection, child)
                 row.configured = row.permanent = True
-        for ike in self.rows.ike_tunnels.values():
-            known = self.connections.get(ike.key[1])
-            if known is not None and known != ike.connection:
-                ike.connection = known
-                self.rows.gateway.changed("ike")
+                rows.settle()
+            yield
+        for ike in list(rows.ike_tunnels.values()):
+            found = known.get(ike.key[1])
+            if found is not None and ike.alive:
+                rows.configure_ike(ike, found)
+            yield
+
+    def _judge(self, row: Tunnel, configured: tuple[ConnectionRecord, ConfiguredChild] | None) -> None:
+        row.configured = configured is not None and allows(*configured, row)
+        row.permanent = row.configured and configured is not None and names_one_peer(*configured)
+        if not row.ever_up and not row.permanent:
+            self.rows.drop(row)
+        elif not row.up and not row.permanent and row.down_since is None:
+            self.rows.is_down(row)
 
 
 def names_one_peer(connection: ConnectionRecord, child: ConfiguredChild) -> bool:

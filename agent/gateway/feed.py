@@ -9,12 +9,12 @@ for after its last sign of life lacks it; an ended SA comes back only by a listi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from agent.gateway.connections import Configuration
 from agent.gateway.counters import add, advance
+from agent.gateway.listing import Listing
 from agent.gateway.records import (
     ENDED_CHILD_STATES,
     SUPERSEDED_IKE_STATES,
@@ -22,10 +22,12 @@ from agent.gateway.records import (
     ConnectionRecord,
     FailureRecord,
     IkeRecord,
+    child_facts,
+    ike_facts,
 )
 from agent.gateway.rings import Failure
 from agent.gateway.rows import Rows
-from agent.gateway.source import Source, SourceStatus
+from agent.gateway.source import Source, SourceStatus, nothing_to_do
 from agent.gateway.tunnels import ChildSa, IkeSa, IkeTunnel, Tunnel
 
 if TYPE_CHECKING:
@@ -52,35 +54,40 @@ class Feed:
         self.configuration = Configuration(self.rows)
         self.ike: dict[IkeKey, IkeSa] = {}
         self.children: dict[ChildKey, ChildSa] = {}
-        self._ike_ids: dict[int, IkeKey] = {}
-        self._child_ids: dict[int, ChildKey] = {}
+        self.ike_ids: dict[int, IkeKey] = {}
+        self.child_ids: dict[int, ChildKey] = {}
         self._ended_ike: OrderedDict[IkeKey, IkeSa] = OrderedDict()
         self._ended_children: OrderedDict[ChildKey, ChildSa] = OrderedDict()
         self._serial = 0
+        source.on_meaning = self._everything_changed
 
     # --- the source itself --------------------------------------------------------------------------------------------
 
     def contact(self) -> None:
         """The source has answered or spoken."""
-        self.source.last_contact = self.gateway.clock()
-        if self.source.status is not SourceStatus.UP:
-            self.source.status = SourceStatus.UP
-            self.source.up_since = self.gateway.clock()
-            self.source.connected_wall = self.gateway.wall_clock()
-            self.source.connects += 1
-            self._everything_changed()
+        source = self.source
+        source.last_contact = self.gateway.clock()
+        if source.status is SourceStatus.UP:
+            return
+        trusted = source.trusted
+        source.status = SourceStatus.UP
+        source.up_since = self.gateway.clock()
+        source.connected_wall = self.gateway.wall_clock()
+        source.connects += 1
         self.gateway.changed("source")
+        if not trusted:
+            self._everything_changed()
 
     def lost(self, error: str) -> None:
-        """The source does not answer (any more)."""
-        self.source.last_error = error
-        self.source.poll_failures += 1
-        if self.source.status is SourceStatus.UP:
-            self.source.status = SourceStatus.STALE
-            self.source.lost_wall = self.gateway.wall_clock()
-            self.source.up_since = None
-            self._everything_changed()
-        self.gateway.changed("source")
+        """The source does not answer (any more). What it said last is believed for a while."""
+        source = self.source
+        source.last_error = error
+        source.poll_failures += 1
+        if source.status is SourceStatus.UP:
+            source.status = SourceStatus.STALE
+            source.lost_wall = self.gateway.wall_clock()
+            source.up_since = None
+            self.gateway.changed("source")
 
     def tick(self) -> None:
         """Let time pass."""
@@ -89,6 +96,7 @@ class Feed:
         if source.status is SourceStatus.STALE and source.last_contact is not None:
             if now - source.last_contact >= self.gateway.settings.stale_after:
                 source.status = SourceStatus.DOWN
+                self.gateway.changed("source")
                 self._everything_changed()
             return
         if source.status is SourceStatus.UP:
@@ -96,34 +104,40 @@ class Feed:
 
     def restarted(self) -> None:
         """The daemon was started anew: all SAs of the one before are gone, its counters begin at zero."""
-        self._serial += 1
+        for _ in self.restarting():
+            pass
+
+    def restarting(self) -> Iterator[None]:
+        """The same in small steps. What the new daemon says in between is taken for what it is."""
         self.source.restarts += 1
         self.source.ike_daemon.restarted()
         self.source.ipsec_daemon.restarted()
         self.source.ike_stats.restarted()
-        # children first: then no IKE SA has to look for its own among all
-        for child in list(self.children.values()):
-            self._end_child(child, "restart")
-        for sa in list(self.ike.values()):
-            self._end_ike(sa, "restart")
+        yield from Listing(self, self.begin_listing(), (), reason="restart").steps()
+        # the new daemon's SAs may have the numbers of those before
         self._ended_ike.clear()
         self._ended_children.clear()
-        self.rows.settle()
 
-    def forget(self) -> None:
-        """Drop all rows of this source."""
-        self.restarted()
-        self.rows.drop_all()
+    def forgetting(self) -> Iterator[None]:
+        """Drop all rows of this source, in small steps."""
+        yield from self.restarting()
+        yield from self.rows.dropping()
+        self.source.on_meaning = nothing_to_do
 
     def _everything_changed(self) -> None:
-        self.gateway.changed("ike", "tunnel", "endpoint", "spi", "sa", "source")
+        """The source is believed again, or no longer; or what it does not say means another thing than before."""
+        changes = self.source.changes
+        changes.ike.mark_all(self.rows.ike_tunnels.values())
+        changes.tunnel.mark_all(self.rows.tunnels.values())
+        changes.spi.mark_all(self.children.values())
+        changes.sa.mark_all(self.children.values())
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def ike_up(self, record: IkeRecord) -> None:
         """An IKE SA was established."""
         self._serial += 1
-        self._take(record, None)
+        self.take(record, None)
         self.rows.settle()
 
     def ike_down(self, record: IkeRecord) -> None:
@@ -137,7 +151,7 @@ class Feed:
             child = self.children.get(child_record.key)
             if child is not None:
                 self._count_child(child, child_record)
-        self._end_ike(sa, record.reason or "deleted")
+        self.end_ike(sa, record.reason or "deleted")
         self.rows.settle()
 
     def ike_rekeyed(self, old: IkeRecord, new: IkeRecord) -> None:
@@ -147,12 +161,10 @@ class Feed:
         if before is not None:
             self._refresh_ike(before, old)
             before.leaving = True
-        after = self._take(new, None, before.tunnel if before is not None else None)
+        after = self.take(new, None, before.tunnel if before is not None else None)
         if before is not None and after is not None and after is not before:
-            for child in self.children.values():
-                if child.ike is before:
-                    child.ike = after
-                    self.gateway.changed("sa", "spi")
+            for child in before.children:
+                self._give(child, after)
         self.rows.settle()
 
     def ike_updated(self, record: IkeRecord) -> None:
@@ -161,13 +173,12 @@ class Feed:
         sa = self.ike.get(record.key)
         if sa is not None:
             self._refresh_ike(sa, record)
-            self.gateway.changed("ike", "tunnel", "endpoint", "spi", "sa")
         self.rows.settle()
 
     def child_up(self, record: IkeRecord) -> None:
         """The children in `record` were installed."""
         self._serial += 1
-        self._take(record, None)
+        self.take(record, None)
         self.rows.settle()
 
     def child_down(self, record: IkeRecord) -> None:
@@ -182,13 +193,13 @@ class Feed:
                 continue
             self._count_child(child, child_record)
             if not child.ended:
-                self._end_child(child, child_record.reason or "deleted")
+                self.end_child(child, child_record.reason or "deleted")
         self.rows.settle()
 
     def child_rekeyed(self, record: IkeRecord, old: ChildRecord, new: ChildRecord) -> None:
         """`new` has taken the place of `old`, which may accept packets for a while (RFC 7296 section 2.8)."""
         self._serial += 1
-        sa = self._take(record, None)
+        sa = self.take(record, None)
         if sa is None:
             return
         before = self.children.get(old.key) or self._ended_children.get(old.key)
@@ -196,11 +207,11 @@ class Feed:
         if before is not None:
             self._count_child(before, old)
             if not before.ended:
-                before.record = old
+                self._say(before, old)
                 before.serial = self._serial
         after = self._take_child(sa, new, None, before.tunnel if before is not None else None)
         if before is not None and not before.ended and (old.reason or old.state in ENDED_CHILD_STATES):
-            self._end_child(before, "rekeyed")
+            self.end_child(before, "rekeyed")
         if after is not None and not known:
             self.rows.tunnel_rekeyed(after.tunnel)
         self.rows.settle()
@@ -229,65 +240,32 @@ class Feed:
         gone_children: Iterable[int] = (),
     ) -> None:
         """All IKE SAs with their children (`full`), or those that changed, and the uniqueids of those that ended."""
-        records = merge_parts(records)
-        leaving, ended = self._missing(token, records, full, gone_ike, gone_children)
-        for sa in leaving:
-            sa.leaving = True
-        # Those that were superseded make room for their successors.
-        records.sort(key=lambda record: record.state not in SUPERSEDED_IKE_STATES)
-        for record in records:
-            self._take(record, token)
-        for child in ended:
-            if not child.ended and child.serial < token:
-                self._end_child(child, "rekeyed" if child.expiring else "gone")
-        for sa in leaving:
-            if sa.leaving and not sa.ended_serial:
-                self._end_ike(sa, "gone")
-        self.rows.settle()
+        for _ in self.applying(token, records, full=full, gone_ike=gone_ike, gone_children=gone_children):
+            pass
 
-    def _missing(
+    def applying(
         self,
         token: int,
-        records: list[IkeRecord],
-        full: bool,
-        gone_ike: Iterable[int],
-        gone_children: Iterable[int],
-    ) -> tuple[list[IkeSa], list[ChildSa]]:
-        if full:
-            ikes = {record.key for record in records}
-            children = {child.key for record in records for child in record.children or ()}
-            return (
-                [sa for sa in self.ike.values() if sa.record.key not in ikes and sa.serial < token],
-                [sa for sa in self.children.values() if sa.record.key not in children and sa.serial < token],
-            )
-        leaving = [self.ike[key] for key in map(self._ike_ids.get, gone_ike) if key in self.ike]
-        ended = [
-            self.children[key] for key in map(self._child_ids.get, gone_children) if key in self.children
-        ]
-        families: dict[int, list[ChildSa]] = {}
-        if any(record.child_ids is not None for record in records):
-            for child in self.children.values():
-                families.setdefault(id(child.ike), []).append(child)
-        for record in records:
-            sa = self.ike.get(record.key)
-            if record.child_ids is None or sa is None:
-                continue
-            alive = record.child_ids | {child.uniqueid for child in record.children or ()}
-            family = families.get(id(sa), [])
-            ended += [child for child in family if child.record.uniqueid not in alive]
-        return (
-            [sa for sa in leaving if sa.serial < token],
-            [sa for sa in ended if sa.serial < token],
-        )
+        records: Iterable[IkeRecord],
+        *,
+        full: bool = True,
+        gone_ike: Iterable[int] = (),
+        gone_children: Iterable[int] = (),
+    ) -> Iterator[None]:
+        """The same in small steps. Events may be told between two of them; they are newer and win.
+
+        After each step the model is consistent. Close the iterator if it is not run to its end.
+        """
+        return Listing(self, token, records, full, gone_ike, gone_children).steps()
 
     def apply_connections(self, connections: Iterable[ConnectionRecord]) -> None:
         """All configured connections."""
-        self.configuration.apply(connections)
-        self.rows.settle()
+        for _ in self.configuration.applying(connections):
+            pass
 
     # --- IKE SAs ------------------------------------------------------------------------------------------------------
 
-    def _take(self, record: IkeRecord, token: int | None, tunnel: IkeTunnel | None = None) -> IkeSa | None:
+    def take(self, record: IkeRecord, token: int | None, tunnel: IkeTunnel | None = None) -> IkeSa | None:
         """Take in an IKE SA and its children; None when it is none of ours (yet, or any more)."""
         sa = self.ike.get(record.key)
         if sa is None:
@@ -302,12 +280,21 @@ class Feed:
         for child in record.children or ():
             self._take_child(sa, child, token)
         for uniqueid in record.child_ids or ():
-            known = self.children.get(self._child_ids.get(uniqueid, (0, 0, 0)))
+            known = self.children.get(self.child_ids.get(uniqueid, (0, 0, 0)))
             if known is not None and known.ike is not sa and (token is None or known.serial <= token):
-                known.ike = sa
-                self.rows.touch(known.tunnel)
-                self.gateway.changed("spi", "sa")
+                self._give(known, sa)
         return sa
+
+    def _give(self, child: ChildSa, sa: IkeSa) -> None:
+        """A Child SA is now another IKE SA's."""
+        child.ike = sa
+        self.rows.child_changed(child)
+
+    def _say(self, child: ChildSa, record: ChildRecord) -> None:
+        """What a Child SA says of itself now."""
+        before, child.record = child.record, record
+        if before is not record and child_facts(before) != child_facts(record):
+            self.rows.child_changed(child)
 
     def _adopt_ike(self, record: IkeRecord, token: int | None, tunnel: IkeTunnel | None) -> IkeSa | None:
         if record.state not in ADOPT_IKE:
@@ -321,6 +308,7 @@ class Feed:
             del self._ended_ike[record.key]
             sa = ended
             sa.record, sa.tunnel, sa.leaving, sa.ended_serial = record, row, False, 0
+            self.rows.ike_sa_changed(sa)
         else:
             established = record.established or 0
             remaining = record.life_time
@@ -335,7 +323,7 @@ class Feed:
             )
         sa.serial = self._serial if token is None else token
         self.ike[record.key] = sa
-        self._ike_ids[record.uniqueid] = record.key
+        self.ike_ids[record.uniqueid] = record.key
         self.rows.ike_started(sa, again=ended is not None)
         self._count_ike(sa, record)
         return sa
@@ -345,28 +333,23 @@ class Feed:
         sa.record = record
         sa.serial = self._serial
         self._count_ike(sa, record)
-        if (before.state, before.local_host, before.remote_host, before.remote_port) != (
-            record.state,
-            record.local_host,
-            record.remote_host,
-            record.remote_port,
-        ):
-            self.gateway.changed("ike", "tunnel", "spi", "sa")
+        if before is not record and ike_facts(before) != ike_facts(record):
+            self.rows.ike_sa_changed(sa)
 
     def _count_ike(self, sa: IkeSa, record: IkeRecord) -> None:
         grown = advance(sa.counts, record.counts)
         if grown:
             add(sa.tunnel.totals, grown)
             add(self.source.ike_totals, grown)
-            self.gateway.changed("ike")
+            self.source.changes.ike.mark(sa.tunnel)
 
-    def _end_ike(self, sa: IkeSa, reason: str) -> None:
-        for child in [child for child in self.children.values() if child.ike is sa]:
-            self._end_child(child, reason)
+    def end_ike(self, sa: IkeSa, reason: str) -> None:
+        for child in sa.children:
+            self.end_child(child, reason)
         key = sa.record.key
         del self.ike[key]
-        if self._ike_ids.get(sa.record.uniqueid) == key:
-            del self._ike_ids[sa.record.uniqueid]
+        if self.ike_ids.get(sa.record.uniqueid) == key:
+            del self.ike_ids[sa.record.uniqueid]
         sa.ended_serial = self._serial
         sa.ended_at = self.gateway.clock()
         self._ended_ike[key] = sa
@@ -383,10 +366,9 @@ class Feed:
             sa = self._adopt_child(ike, record, token, tunnel)
         elif token is None or sa.serial <= token:
             self._count_child(sa, record)
-            if sa.ike is not ike or sa.record.state != record.state:
-                self.gateway.changed("tunnel", "spi", "sa")
-                self.rows.touch(sa.tunnel)
-            sa.record, sa.ike = record, ike
+            self._say(sa, record)
+            if sa.ike is not ike:
+                self._give(sa, ike)
             sa.serial = self._serial
         else:
             self._count_child(sa, record)
@@ -410,6 +392,8 @@ class Feed:
             del self._ended_children[record.key]
             sa = ended
             sa.record, sa.ike, sa.ended, sa.ended_serial = record, ike, False, 0
+            if not sa.tunnel.alive:  # its row has left meanwhile
+                sa.tunnel = self.rows.tunnel(ike, record)
         else:
             row = tunnel or self.rows.tunnel(ike, record)
             age = record.install_time or 0
@@ -428,7 +412,7 @@ class Feed:
             )
         sa.serial = self._serial if token is None else token
         self.children[record.key] = sa
-        self._child_ids[record.uniqueid] = record.key
+        self.child_ids[record.uniqueid] = record.key
         self.rows.child_started(sa, again=ended is not None)
         self._count_child(sa, record)
         return sa
@@ -438,13 +422,14 @@ class Feed:
         if grown:
             add(sa.tunnel.totals, grown)
             add(self.source.child_totals, grown)
-            self.gateway.changed("tunnel", "sa")
+            self.source.changes.tunnel.mark(sa.tunnel)
+            self.source.changes.sa.mark(sa)
 
-    def _end_child(self, sa: ChildSa, reason: str) -> None:
+    def end_child(self, sa: ChildSa, reason: str) -> None:
         key = sa.record.key
         del self.children[key]
-        if self._child_ids.get(sa.record.uniqueid) == key:
-            del self._child_ids[sa.record.uniqueid]
+        if self.child_ids.get(sa.record.uniqueid) == key:
+            del self.child_ids[sa.record.uniqueid]
         sa.ended = True
         sa.ended_serial = self._serial
         sa.ended_at = self.gateway.clock()
@@ -460,16 +445,3 @@ class Feed:
 def _forget(ended: OrderedDict[Any, Any], now: float) -> None:
     while ended and (len(ended) > TOMBSTONES or now - next(iter(ended.values())).ended_at > TOMBSTONE_AGE):
         ended.popitem(last=False)
-
-
-def merge_parts(records: Iterable[IkeRecord]) -> list[IkeRecord]:
-    """One record for each IKE SA: one with very many children is told in several parts."""
-    merged: dict[IkeKey, IkeRecord] = {}
-    parts: dict[IkeKey, list[ChildRecord]] = {}
-    for record in records:
-        first = merged.setdefault(record.key, record)
-        if first is not record:
-            parts.setdefault(record.key, list(first.children or ())).extend(record.children or ())
-    for key, children in parts.items():
-        merged[key] = replace(merged[key], children=tuple(children))
-    return list(merged.values())

@@ -1,28 +1,18 @@
-"""The gateway: everything that tables read, over all sources, with one change stamp per domain."""
+"""The gateway: everything that tables read, over all sources, and what is kept beside the sources' own rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from agent.gateway.changes import DOMAINS, FAILURE, HISTORY, SOURCE, SUBJECTS, Domains
 from agent.gateway.feed import Feed
 from agent.gateway.indexes import IndexRegistry
 from agent.gateway.rings import Ended, Failure, Ring
 from agent.gateway.selectors import Selector
 from agent.gateway.source import CommandError, Progress, Source, SourceStatus
-from agent.gateway.tunnels import ChildSa, IkeTunnel, SelectorPair, Tunnel
-
-# Domains of change: what `generation` is asked for (Table.domain).
-IKE = "ike"  # IKE tunnels and their values
-TUNNEL = "tunnel"  # IPsec tunnels and their values
-ENDPOINT = "endpoint"  # which tunnels with which selectors
-SPI = "spi"  # which SAs in which state
-SA = "sa"  # the same and their counts
-SOURCE = "source"
-HISTORY = "history"
-FAILURE = "failure"
-DOMAINS = (IKE, TUNNEL, ENDPOINT, SPI, SA, SOURCE, HISTORY, FAILURE)
-ROWS = (IKE, TUNNEL, ENDPOINT, SPI, SA)
+from agent.gateway.tunnels import IkeTunnel, SelectorPair, Tunnel
+from agent.gateway.view import Changed, SourceView, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +25,7 @@ class GatewaySettings:
     stale_after: float = 60.0  # how long a silent source's SAs are still said to be alive
 
 
-class Gateway:
+class Gateway(View):
     """Sources feed it, tables read it, writers command it. One thread; no method waits but `destroy`."""
 
     def __init__(
@@ -49,111 +39,89 @@ class Gateway:
         self.wall_clock = wall_clock
         self.settings = settings or GatewaySettings()
         self.indexes = indexes or IndexRegistry()
-        self.feeds: dict[str, Feed] = {}
+        self.domains = Domains()
         self.tunnels: dict[int, Tunnel] = {}
         self.ike_tunnels: dict[int, IkeTunnel] = {}
         self.selector_pairs: dict[tuple[str, str], SelectorPair] = {}
         self.history: Ring[Ended] = Ring(self.settings.history_size)
         self.failures: Ring[Failure] = Ring(self.settings.failures_size)
-        # Counts of the model itself, over all sources since the agent's start.
-        self.previous_ike_tunnels = 0
-        self.previous_tunnels = 0
-        self.ike_initiated = 0
-        self.ike_responded = 0
-        self.esp_sas = 0
-        self.ah_sas = 0
-        self.ipcomp_sas = 0
-        self._stamps = dict.fromkeys(DOMAINS, 1)
+        self._feeds: dict[str, Feed] = {}
+        # What sources counted that were taken out of the configuration: totals over all never fall.
+        self._former = Source("", "", "", 0, clock, self.domains)
+        self._former.child_provides = frozenset()
+        self._floors: dict[str, int] = {}
+
+    @property
+    def feeds(self) -> Mapping[str, Feed]:
+        return self._feeds
 
     # --- what the controller asks -------------------------------------------------------------------------------------
 
     def generation(self, domain: str) -> int:
-        """Change stamp of a domain (agent.smi.model.Model); an unknown domain never changes."""
-        return self._stamps.get(domain, 0)
+        shared = self.domains.of.get(domain)
+        if shared is None:
+            return 0
+        shared.read = shared.asked = True
+        return shared.stamp
+
+    def changes(self, domain: str, since: int) -> Changed | None:
+        return None if since < self._floors.get(domain, 0) else super().changes(domain, since)
 
     def changed(self, *domains: str) -> None:
-        for domain in domains:
-            self._stamps[domain] += 1
+        """Something changed in domains that do not tell their subjects."""
+        self.domains.changed(*domains)
 
     # --- sources ------------------------------------------------------------------------------------------------------
 
-    @property
-    def sources(self) -> Iterator[Source]:
-        return (feed.source for feed in self.feeds.values())
-
     def add_source(self, name: str, kind: str, address: str) -> Feed:
         """A new source; what it says is told to the Feed that is returned."""
-        if name in self.feeds:
+        if name in self._feeds:
             raise ValueError(f"there is a source {name} already")
         index = self.indexes.source.number((name,))
-        source = Source(name, kind, address, index, self.clock)
-        feed = self.feeds[name] = Feed(self, source)
+        source = Source(name, kind, address, index, self.clock, self.domains)
+        feed = self._feeds[name] = Feed(self, source)
         self.changed(SOURCE)
         return feed
 
     def remove_source(self, name: str) -> None:
         """Forget a source and all its rows (it was taken out of the configuration)."""
-        feed = self.feeds.pop(name)
-        feed.forget()
+        for _ in self.removal(name):
+            pass
+
+    def removal(self, name: str) -> Iterator[None]:
+        """The same in small steps, for a source that says nothing any more; it is there until the last of them."""
+        feed = self._feeds[name]
+        yield from feed.forgetting()
+        del self._feeds[name]
         self.indexes.source.end((name,))
+        self._former.inherit(feed.source)
+        for domain in SUBJECTS:
+            # its log is gone: who has not read the end of its rows cannot be told of it
+            shared = self.domains.of[domain]
+            shared.changed()
+            self._floors[domain] = shared.stamp
         self.changed(SOURCE)
+
+    def view_of(self, name: str) -> SourceView:
+        """One source alone, until it is removed."""
+        return SourceView(self, self._feeds[name])
 
     def tick(self) -> None:
         """Let time pass: silent sources go down, rows without configuration leave. Call it about once a second."""
-        for feed in self.feeds.values():
+        for feed in self._feeds.values():
             feed.tick()
 
     # --- what tables read ---------------------------------------------------------------------------------------------
 
-    def children(self) -> Iterable[ChildSa]:
-        """All live pairs of IPsec SAs of all sources that are believed."""
-        for feed in self.feeds.values():
-            if feed.source.trusted:
-                yield from (sa for sa in feed.children.values() if sa.live)
+    def history_entries(self) -> Iterable[Ended]:
+        return self.history
 
-    @property
-    def active_ike_tunnels(self) -> int:
-        return sum(tunnel.active for tunnel in self.ike_tunnels.values())
+    def failure_entries(self) -> Iterable[Failure]:
+        return self.failures
 
-    @property
-    def active_tunnels(self) -> int:
-        return sum(tunnel.active for tunnel in self.tunnels.values())
-
-    def child_total(self, *names: str) -> int | None:
-        """Totals over all IPsec SAs there were, summed over names and sources; None where a name is nobody's."""
-        return self._total(
-            [s.child_totals for s in self.sources], [s.child_provides for s in self.sources], names
-        )
-
-    def ike_total(self, *names: str) -> int | None:
-        """The same over all IKE SAs."""
-        return self._total(
-            [s.ike_totals for s in self.sources], [s.ike_provides for s in self.sources], names
-        )
-
-    def ike_daemon_total(self, *names: str) -> int | None:
-        """Totals of the daemons' own IKE counters (get-counters)."""
-        return self._total([s.ike_daemon.totals for s in self.sources], [], names)
-
-    def ike_stats_total(self, *names: str) -> int | None:
-        """Totals of the daemons' counts of IKE messages that belong to no SA (stats, section ike)."""
-        return self._total([s.ike_stats.totals for s in self.sources], [], names)
-
-    def ipsec_total(self, *names: str) -> int | None:
-        """Totals of the data planes' counts of packets that belong to no SA (stats, section ipsec)."""
-        return self._total([s.ipsec_daemon.totals for s in self.sources], [], names)
-
-    @staticmethod
-    def _total(
-        totals: list[dict[str, int]], provides: list[frozenset[str]], names: tuple[str, ...]
-    ) -> int | None:
-        result = 0
-        for name in names:
-            known = [counts[name] for counts in totals if name in counts]
-            if not known and not any(name in given for given in provides):
-                return None
-            result += sum(known)
-        return result
+    def _tallies(self) -> Iterable[Source]:
+        yield from self.sources
+        yield self._former
 
     # --- selectors ----------------------------------------------------------------------------------------------------
 
@@ -168,6 +136,7 @@ class Gateway:
         return pair
 
     def release_pair(self, pair: SelectorPair) -> None:
+        """One user less; without any the row leaves."""
         pair.users -= 1
         if pair.users == 0:
             key = (pair.local.text, pair.remote.text)
@@ -216,4 +185,4 @@ class Gateway:
         return progress.done
 
 
-__all__ = ["DOMAINS", "Gateway", "GatewaySettings"]
+__all__ = ["DOMAINS", "FAILURE", "HISTORY", "Gateway", "GatewaySettings"]

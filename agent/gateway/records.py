@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from agent.gateway.selectors import IPAddress, Selector
 
@@ -105,6 +106,20 @@ class IkeRecord:
     def key(self) -> tuple[int, int]:
         """Uniqueid and our own SPI: the responder's SPI is not known from the start."""
         return (self.uniqueid, self.initiator_spi)
+
+
+# What of a record is shown as it stands: neither counts, which are summed, nor times, which run.
+child_facts = attrgetter(
+    *("name", "state", "protocol", "mode", "reqid", "encap", "encr_alg", "encr_keysize", "integ_alg"),
+    *("integ_keysize", "dh_group", "additional_ke", "esn", "cpi_in", "cpi_out", "replay_window"),
+    *("rekey_bytes", "life_bytes", "rekey_packets", "life_packets", "local_ts", "remote_ts"),
+)
+ike_facts = attrgetter(
+    *("name", "version", "state", "initiator", "responder_spi", "local_host", "local_port", "local_id"),
+    *("local_id_type", "remote_host", "remote_port", "remote_id", "remote_id_type", "nat_local"),
+    *("nat_remote", "encr_alg", "encr_keysize", "integ_alg", "integ_keysize", "prf_alg", "dh_group"),
+    *("additional_ke", "local_auth", "remote_auth"),
+)
 
 
 @dataclass(frozen=True, slots=True)

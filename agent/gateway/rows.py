@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.gateway.indexes import Key
@@ -9,23 +10,31 @@ from agent.gateway.records import ChildRecord, ConfiguredChild, ConnectionRecord
 from agent.gateway.rings import Ended
 from agent.gateway.selectors import Selector, covered
 from agent.gateway.source import Source
-from agent.gateway.tunnels import ChildSa, IkeSa, IkeTunnel, Tunnel
+from agent.gateway.tunnels import ChildSa, IkeSa, IkeTunnel, SelectorPair, Tunnel, kinds_of
 
 if TYPE_CHECKING:
     from agent.gateway.model import Gateway
 
 MAX_PAIRS = 256  # selector pairs of one tunnel that are shown
+MAX_EXPIRED = 250  # rows that leave at one tick, so that none takes long
 
 
 class Rows:
-    """IKE and IPsec tunnels of one source. `settle` ends each change: it decides what went up or down on balance."""
+    """IKE and IPsec tunnels of one source. `settle` ends each change: it decides what went up or down on balance.
+
+    A listing that is taken in step by step holds those rows of which an SA is missing, until it has ended that SA.
+    """
 
     def __init__(self, gateway: Gateway, source: Source) -> None:
         self.gateway = gateway
         self.source = source
+        self.changes = source.changes
         self.tunnels: dict[Key, Tunnel] = {}
         self.ike_tunnels: dict[Key, IkeTunnel] = {}
         self.by_child: dict[tuple[str, str], set[Tunnel]] = {}
+        self.pairs: dict[SelectorPair, int] = {}  # how many tunnels have each
+        self.held: set[Tunnel] = set()
+        self._down: dict[Tunnel, None] = {}  # in the order in which they went down
         self._touched: set[Tunnel] = set()
         self._started: set[Tunnel] = set()
         self._reasons: dict[Tunnel, str] = {}
@@ -54,36 +63,58 @@ class Rows:
             row = IkeTunnel(self.source, key, self.gateway.indexes.ike.number(key))
             self.ike_tunnels[key] = row
             self.gateway.ike_tunnels[row.index] = row
-            self.gateway.changed("ike")
+            self.changes.ike.mark(row)
             self._idle.add(row)
         return row
+
+    def ike_changed(self, row: IkeTunnel) -> None:
+        """Its state or addresses: the tunnels in it show them too."""
+        self.changes.ike.mark(row)
+        self.changes.tunnel.mark_all(row.tunnels)
+
+    def ike_sa_changed(self, sa: IkeSa) -> None:
+        """What it said of itself: its row, and all that show its addresses."""
+        self.ike_changed(sa.tunnel)
+        sa.rows = {row for row in sa.rows if row.alive}
+        self.changes.tunnel.mark_all(sa.rows)
+        children = sa.children
+        self.changes.spi.mark_all(children)
+        self.changes.sa.mark_all(children)
+
+    def configure_ike(self, row: IkeTunnel, connection: ConnectionRecord) -> None:
+        """What the configuration says about it, shown until an SA says more."""
+        if row.connection != connection:
+            row.connection = connection
+            self.ike_changed(row)
 
     def ike_started(self, sa: IkeSa, again: bool) -> None:
         """A new IKE SA (`again`: one that was thought to have ended) takes its row."""
         row, gateway = sa.tunnel, self.gateway
         if row.sa is None:
+            self.source.up_ike_tunnels += 1
             row.up_since = sa.established
             row.started_wall = gateway.wall_clock() - max(0.0, gateway.clock() - sa.established)
             row.base = dict(row.totals)
             if not again:
                 if sa.record.initiator:
-                    gateway.ike_initiated += 1
+                    self.source.ike_initiated += 1
                 else:
-                    gateway.ike_responded += 1
+                    self.source.ike_responded += 1
         elif row.sa is not sa:
             row.refreshes += 1
         if not again:
             row.total_sas += 1
         row.sa = sa
         row.last = sa
-        gateway.changed("ike", "tunnel")
+        self.ike_changed(row)
 
     def ike_ended(self, sa: IkeSa, reason: str) -> None:
         row, gateway = sa.tunnel, self.gateway
         if row.sa is not sa:
             return  # its successor has the row
         row.sa = None
-        gateway.previous_ike_tunnels += 1
+        self.source.up_ike_tunnels -= 1
+        self.source.previous_ike_tunnels += 1
         gateway.history.append(
             Ended(
                 number=gateway.history.next_number(),
@@ -107,7 +138,8 @@ class Rows:
         )
         row.up_since = None
         self._idle.add(row)
-        gateway.changed("ike", "tunnel", "history")
+        self.ike_changed(row)
+        gateway.changed("history")
 
     # --- IPsec tunnels ------------------------------------------------------------------------------------------------
 
@@ -162,7 +194,7 @@ class Rows:
         """The row of a configured tunnel that has no SA: shown as down, with the IKE row it would have."""
         peer = connection.remote_id or str(connection.remote_host or "")
         ike = self._ike_row(connection.name, peer, 1)
-        ike.connection = connection
+        self.configure_ike(ike, connection)
         row = self.add(connection.name, child.name, peer, child.local_ts, child.remote_ts, ike)
         row.mode = child.mode
         return row
@@ -170,8 +202,14 @@ class Rows:
     def drop(self, row: Tunnel) -> None:
         """Take a row away; its number is kept for its return."""
         for pair in row.pairs:
-            self.gateway.release_pair(pair)
+            self._release(pair)
         row.pairs = []
+        row.alive = False
+        if row.last is not None:
+            row.last.ike.rows.discard(row)
+            row.last = (
+                None  # row and SA refer to each other: without this only a full collection would find them
+            )
         del self.tunnels[row.key]
         del self.gateway.tunnels[row.index]
         siblings = self.by_child[row.connection, row.child]
@@ -181,7 +219,12 @@ class Rows:
         row.ike.tunnels.discard(row)
         self._idle.add(row.ike)
         self.gateway.indexes.tunnel.end(row.key)
-        self.gateway.changed("tunnel", "endpoint")
+        self._down.pop(row, None)
+        self._touched.discard(row)
+        self._started.discard(row)
+        self._reasons.pop(row, None)
+        self.changes.tunnel.mark(row)
+        self.changes.endpoint.mark(row)
 
     def _key(
         self,
@@ -202,101 +245,147 @@ class Rows:
         for local in local_ts:
             for remote in remote_ts:
                 if len(row.pairs) < MAX_PAIRS:
-                    row.pairs.append(self.gateway.selector_pair(local, remote))
+                    row.pairs.append(self._pair(local, remote))
         for pair in released:
-            self.gateway.release_pair(pair)
-        self.gateway.changed("tunnel", "endpoint")
+            self._release(pair)
+        self.changes.tunnel.mark(row)
+        self.changes.endpoint.mark(row)
+        self.changes.sa.mark_all(row.sas.values())  # they name the first pair
+
+    def _pair(self, local: Selector, remote: Selector) -> SelectorPair:
+        pair = self.gateway.selector_pair(local, remote)
+        users = self.pairs.get(pair, 0)
+        self.pairs[pair] = users + 1
+        if not users:
+            self.changes.selector.mark(pair)
+        return pair
+
+    def _release(self, pair: SelectorPair) -> None:
+        self.pairs[pair] -= 1
+        if not self.pairs[pair]:
+            del self.pairs[pair]
+            self.changes.selector.mark(pair)
+        self.gateway.release_pair(pair)
 
     # --- Child SAs ----------------------------------------------------------------------------------------------------
 
     def child_started(self, sa: ChildSa, again: bool) -> None:
-        row, gateway = sa.tunnel, self.gateway
+        row = sa.tunnel
         if not again:
             row.total_sas += 1
             if sa.record.protocol == "AH":
-                gateway.ah_sas += 1
+                self.source.ah_sas += 1
             else:
-                gateway.esp_sas += 1
+                self.source.esp_sas += 1
             if sa.record.cpi_in is not None:
-                gateway.ipcomp_sas += 1
+                self.source.ipcomp_sas += 1
         row.sas[sa.record.key] = sa
-        self._touched.add(row)
         if row.up and not again:
             self._started.add(row)
         row.last = sa
-        gateway.changed("tunnel", "spi", "sa")
+        self.child_changed(sa)
 
     def child_ended(self, sa: ChildSa, reason: str) -> None:
         row = sa.tunnel
         row.sas.pop(sa.record.key, None)
         row.expired += 1
-        self._touched.add(row)
         self._reasons[row] = reason
-        self.gateway.changed("tunnel", "spi", "sa")
+        self.child_changed(sa)
+
+    def child_changed(self, sa: ChildSa) -> None:
+        """A Child SA came, went, or is another one's, or says other things of itself than before."""
+        sa.ike.rows.add(sa.tunnel)
+        self._touched.add(sa.tunnel)
+        self.changes.tunnel.mark(sa.tunnel)
+        self.changes.spi.mark(sa)
+        self.changes.sa.mark(sa)
+        counted = kinds_of(sa.record) if sa.live else ()
+        if counted != sa.counted:
+            current = self.source.current
+            for kind in sa.counted:
+                current[kind] -= 1
+            for kind in counted:
+                current[kind] += 1
+            sa.counted = counted
 
     def tunnel_rekeyed(self, row: Tunnel) -> None:
         """One of the tunnel's SAs was replaced."""
         row.refreshes += 1
         row.last_rekey_wall = self.gateway.wall_clock()
         self._started.discard(row)
-
-    def touch(self, row: Tunnel) -> None:
-        """Look at this tunnel again when the change is complete."""
-        self._touched.add(row)
+        self.changes.tunnel.mark(row)
 
     def settle(self) -> None:
         """The change is complete: tunnels go up or down by what is there now."""
-        for row in self._touched:
-            live = [sa for sa in row.sas.values() if sa.live]
-            if live:
-                self._relink(row, max(live, key=lambda sa: sa.number))
-                # A replacement that no event told of: new SAs came while old ones left or are leaving.
-                if row in self._started and (row in self._reasons or any(sa.expiring for sa in live)):
-                    self.tunnel_rekeyed(row)
-            if live and not row.up:
-                self._went_up(row, live)
-            elif row.up and not live:
-                self._went_down(row, self._reasons.get(row, "gone"))
-        self._touched.clear()
-        self._started.clear()
-        self._reasons.clear()
-        for ike in self._idle:
-            if ike.sa is None and not ike.tunnels and self.ike_tunnels.get(ike.key) is ike:
-                del self.ike_tunnels[ike.key]
-                del self.gateway.ike_tunnels[ike.index]
-                self.gateway.indexes.ike.end(ike.key)
-                self.gateway.changed("ike")
-        self._idle.clear()
+        touched = self._touched
+        if touched:
+            self._touched = touched & self.held if self.held else set()
+            for row in touched:
+                if row not in self._touched:
+                    self._settle(row)
+        if self._idle:
+            for ike in self._idle:
+                if ike.sa is None and not ike.tunnels and ike.alive:
+                    self._drop_ike(ike)
+            self._idle.clear()
+
+    def _settle(self, row: Tunnel) -> None:
+        live = [sa for sa in row.sas.values() if sa.live]
+        started = row in self._started
+        self._started.discard(row)
+        reason = self._reasons.pop(row, None)
+        if live:
+            self._relink(row, max(live, key=lambda sa: sa.number))
+            # A replacement that no event told of: new SAs came while old ones left or are leaving.
+            if started and (reason is not None or any(sa.expiring for sa in live)):
+                self.tunnel_rekeyed(row)
+        if live and not row.up:
+            self._went_up(row, live)
+        elif row.up and not live:
+            self._went_down(row, reason or "gone")
+
+    def _drop_ike(self, row: IkeTunnel) -> None:
+        row.alive = False
+        row.last = None  # as in `drop`
+        del self.ike_tunnels[row.key]
+        del self.gateway.ike_tunnels[row.index]
+        self.gateway.indexes.ike.end(row.key)
+        self.changes.ike.mark(row)
 
     def _relink(self, row: Tunnel, newest: ChildSa) -> None:
-        row.last = newest
         ike = newest.ike.tunnel
+        if row.last is newest and row.ike is ike:
+            return
+        row.last = newest
         if row.ike is not ike:
             row.ike.tunnels.discard(row)
             self._idle.add(row.ike)
             row.ike = ike
             ike.tunnels.add(row)
-            self.gateway.changed("tunnel")
+        self.changes.tunnel.mark(row)
 
     def _went_up(self, row: Tunnel, live: list[ChildSa]) -> None:
         gateway = self.gateway
         row.up = True
+        self._down.pop(row, None)
+        self.source.up_tunnels += 1
         row.up_since = min(sa.installed for sa in live)
         row.down_since = None
         row.started_wall = row.last_up_wall = gateway.wall_clock() - max(0.0, gateway.clock() - row.up_since)
         row.base = {
             name: row.totals[name] - sum(sa.counts.get(name, 0) for sa in live) for name in row.totals
         }
-        gateway.changed("tunnel")
+        self.changes.tunnel.mark(row)
 
     def _went_down(self, row: Tunnel, reason: str) -> None:
         gateway = self.gateway
         row.up = False
+        self.source.up_tunnels -= 1
         row.up_since = None
-        row.down_since = gateway.clock()
+        self.is_down(row)
         row.last_down_wall = gateway.wall_clock()
         row.last_reason = reason
-        gateway.previous_tunnels += 1
+        self.source.previous_tunnels += 1
         gateway.history.append(
             Ended(
                 number=gateway.history.next_number(),
@@ -318,28 +407,34 @@ class Rows:
                 counts={name: value - row.base.get(name, 0) for name, value in row.totals.items()},
             )
         )
-        gateway.changed("tunnel", "history")
+        self.changes.tunnel.mark(row)
+        gateway.changed("history")
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
+    def is_down(self, row: Tunnel) -> None:
+        """From now on its time runs, if nothing but its having been up keeps its row."""
+        row.down_since = self.gateway.clock()
+        self._down.pop(row, None)
+        self._down[row] = None
+
     def expire(self, now: float) -> None:
-        """Rows whose configuration does not name them leave some time after they went down."""
+        """Rows whose configuration does not name them leave some time after they went down, some at a time."""
         retain = self.gateway.settings.retain
-        gone = [
-            row
-            for row in self.tunnels.values()
-            if not row.up
-            and not row.permanent
-            and row.down_since is not None
-            and now - row.down_since >= retain
-        ]
+        gone: list[Tunnel] = []
+        for row in self._down:
+            if row.down_since is None or now - row.down_since < retain or len(gone) >= MAX_EXPIRED:
+                break
+            if not row.permanent and not row.sas:
+                gone.append(row)
         for row in gone:
             self.drop(row)
         if gone:
             self.settle()
 
-    def drop_all(self) -> None:
-        """The source was taken away."""
+    def dropping(self) -> Iterator[None]:
+        """The source was taken away: all rows leave, one at a step."""
         for row in list(self.tunnels.values()):
             self.drop(row)
-        self.settle()
+            self.settle()
+            yield

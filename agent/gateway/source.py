@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from agent.gateway.counters import CHILD_TRAFFIC, Counts, DaemonCounts
+from agent.gateway.changes import Changes, Domains
+from agent.gateway.counters import CHILD_TRAFFIC, Counts, DaemonCounts, add
+from agent.gateway.tunnels import KINDS
 
 
 class SourceStatus(Enum):
@@ -58,18 +60,30 @@ class Commander(Protocol):
 class Source:
     """State and totals of one source. Sources change it through its methods, tables read it."""
 
-    def __init__(self, name: str, kind: str, address: str, index: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        address: str,
+        index: int,
+        clock: Callable[[], float],
+        domains: Domains | None = None,
+    ) -> None:
         self.name = name
         self.kind = kind
         self.address = address
         self.index = index
         self.clock = clock
+        self.changes = Changes(domains or Domains())
+        self.on_meaning: Callable[[], None] = (
+            nothing_to_do  # what the feed does when all values mean another thing
+        )
         self.commander: Commander | None = None
         self.status = SourceStatus.CONNECTING
         self.daemon: str | None = None
         self.version: str | None = None
         self.data_plane: str | None = None
-        self.epoch: str | None = None  # differs when the daemon was restarted
+        self._epoch: str | None = None
         self.last_contact: float | None = None
         self.up_since: float | None = None
         self.connected_wall: float | None = None
@@ -91,6 +105,30 @@ class Source:
         self.ike_daemon = DaemonCounts()  # get-counters
         self.ipsec_daemon = DaemonCounts()  # stats, section ipsec
         self.ike_stats = DaemonCounts()  # stats, section ike
+        # Counts of the model itself since the agent's start.
+        self.previous_ike_tunnels = 0
+        self.previous_tunnels = 0
+        self.ike_initiated = 0
+        self.ike_responded = 0
+        self.esp_sas = 0
+        self.ah_sas = 0
+        self.ipcomp_sas = 0
+        # What is there now, whether the source is believed or not.
+        self.up_ike_tunnels = 0
+        self.up_tunnels = 0
+        self.current = dict.fromkeys(KINDS, 0)
+
+    @property
+    def epoch(self) -> str | None:
+        """Differs when the daemon was restarted; None where the daemon has none."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: str | None) -> None:
+        extended = self.extended
+        self._epoch = epoch
+        if self.extended is not extended:
+            self.on_meaning()
 
     @property
     def extended(self) -> bool:
@@ -111,7 +149,37 @@ class Source:
 
     def provides(self, child: frozenset[str] | None = None, ike: frozenset[str] | None = None) -> None:
         """Say which counts the source gives; names are added, never taken away."""
+        before = self.child_provides, self.ike_provides
         if child is not None:
             self.child_provides |= child
         if ike is not None:
             self.ike_provides |= ike
+        if before != (self.child_provides, self.ike_provides):
+            self.on_meaning()
+
+    def inherit(self, other: Source) -> None:
+        """Take over what a source counted that is no more."""
+        self.child_provides |= other.child_provides
+        self.ike_provides |= other.ike_provides
+        add(self.child_totals, other.child_totals)
+        add(self.ike_totals, other.ike_totals)
+        add(self.ike_daemon.totals, other.ike_daemon.totals)
+        add(self.ipsec_daemon.totals, other.ipsec_daemon.totals)
+        add(self.ike_stats.totals, other.ike_stats.totals)
+        for name in TALLIES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+TALLIES = (
+    "previous_ike_tunnels",
+    "previous_tunnels",
+    "ike_initiated",
+    "ike_responded",
+    "esp_sas",
+    "ah_sas",
+    "ipcomp_sas",
+)
+
+
+def nothing_to_do() -> None:
+    return

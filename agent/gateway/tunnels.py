@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from agent.gateway.indexes import Key
     from agent.gateway.source import Source
 
+KINDS = ("esp_in", "esp_out", "ah_in", "ah_out", "ipcomp_in", "ipcomp_out")
+"""What is counted of live SAs: protocol and direction."""
+
 
 @dataclass(slots=True, eq=False)
 class SelectorPair:
@@ -27,6 +30,10 @@ class SelectorPair:
     local: Selector
     remote: Selector
     users: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.users > 0
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +50,12 @@ class IkeSa:
     leaving: bool = False  # superseded or gone; its slot may be taken
     ended_serial: int = 0
     ended_at: float = 0.0  # of the model's clock
+    rows: set[Tunnel] = field(default_factory=set)  # that had a child of it: they show its addresses
+
+    @property
+    def children(self) -> list[ChildSa]:
+        """The Child SAs that it has now."""
+        return [sa for row in self.rows for sa in row.sas.values() if sa.ike is self]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,10 +74,20 @@ class ChildSa:
     ended_serial: int = 0
     ended_at: float = 0.0  # of the model's clock
     ended: bool = False
+    counted: tuple[str, ...] = ()  # as what it is counted among the current SAs
+
+    @property
+    def alive(self) -> bool:
+        return not self.ended
 
     @property
     def live(self) -> bool:
         return not self.ended and self.record.state in LIVE_CHILD_STATES
+
+    @property
+    def shown(self) -> bool:
+        """Whether it carries or accepts packets, as far as its source is believed."""
+        return self.live and self.tunnel.source.trusted
 
     @property
     def expiring(self) -> bool:
@@ -85,6 +108,22 @@ class ChildSa:
         return max(0, int(self.tunnel.source.read_at - self.installed))
 
 
+def kinds_of(record: ChildRecord) -> tuple[str, ...]:
+    """As what a live SA is counted."""
+    found = []
+    if record.protocol in ("ESP", "AH"):
+        name = record.protocol.lower()
+        if record.spi_in:
+            found.append(f"{name}_in")
+        if record.spi_out:
+            found.append(f"{name}_out")
+    if record.cpi_in is not None:
+        found.append("ipcomp_in")
+    if record.cpi_out is not None:
+        found.append("ipcomp_out")
+    return tuple(found)
+
+
 class IkeTunnel:
     """What outlives the rekeying of IKE SAs: connection and both identities. `sa` is None while no SA lives."""
 
@@ -92,6 +131,7 @@ class IkeTunnel:
         self.source = source
         self.key = key
         self.index = index
+        self.alive = True  # False when the row has left
         self.sa: IkeSa | None = None
         self.last: IkeSa | None = None  # the newest SA, also while down
         self.connection: ConnectionRecord | None = None
@@ -176,6 +216,7 @@ class Tunnel:
         self.source = source
         self.key = key
         self.index = index
+        self.alive = True  # False when the row has left
         self.connection = connection
         self.child = child
         self.peer = peer

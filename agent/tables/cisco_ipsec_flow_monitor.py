@@ -7,14 +7,15 @@ its configuration lives. While it is down its status reads destroy(2), the one p
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agent.gateway import Gateway, Selector
+from agent.gateway import Selector
 from agent.gateway.counters import CHILD_ERRORS_OUT
 from agent.gateway.selectors import IPAddress
 from agent.gateway.tunnels import ChildSa, IkeTunnel, SelectorPair, Tunnel
+from agent.gateway.view import View
 from agent.smi import Column, ModuleBinding, Scalar, Table
 from agent.tables import algorithms
 from agent.tables.destroy import StatusWriter
@@ -51,6 +52,11 @@ def hundredths(seconds: float) -> int:
     return min(int(seconds * 100), MAX_INTEGER)
 
 
+def itself(subject: Any) -> tuple[Any]:
+    """A subject that is a row."""
+    return (subject,)
+
+
 def is_address(value: str) -> bool:
     try:
         ipaddress.ip_address(value)
@@ -61,13 +67,13 @@ def is_address(value: str) -> bool:
 
 # --- IKE globals ------------------------------------------------------------------------------------------------------
 
-GlobalGetter = Callable[[Gateway], int | None]
+GlobalGetter = Callable[[View], int | None]
 
 
 def ike_total(*names: str, daemon: tuple[str, ...] = ()) -> GlobalGetter:
     """Totals of all IKE SAs, ended ones included; else what the daemon counts by itself."""
 
-    def get(gateway: Gateway) -> int | None:
+    def get(gateway: View) -> int | None:
         found = gateway.ike_total(*names)
         return found if found is not None or not daemon else gateway.ike_daemon_total(*daemon)
 
@@ -78,7 +84,7 @@ def daemon_total(*names: str) -> GlobalGetter:
     return lambda gateway: gateway.ike_daemon_total(*names)
 
 
-def no_ike_sa(gateway: Gateway) -> int | None:
+def no_ike_sa(gateway: View) -> int | None:
     found = gateway.ike_stats_total("unknown_ike_spi")
     return found if found is not None else gateway.ike_daemon_total("invalid_spi")
 
@@ -164,7 +170,9 @@ def nego_mode(row: IkeTunnel) -> str | None:
 
 IKE_TUNNELS = Table(
     "cikeTunnelTable",
-    rows=lambda gateway: gateway.ike_tunnels.values(),
+    rows=None,
+    subjects=lambda gateway: gateway.subjects("ike"),
+    rows_of=itself,
     index=lambda row: (row.index,),
     domain="ike",
     columns=[
@@ -353,7 +361,9 @@ def sa_columns(direction: str, compression: str) -> list[Column]:
 
 TUNNELS = Table(
     "cipSecTunnelTable",
-    rows=lambda gateway: gateway.tunnels.values(),
+    rows=None,
+    subjects=lambda gateway: gateway.subjects("tunnel"),
+    rows_of=itself,
     index=lambda row: (row.index,),
     domain="tunnel",
     columns=[
@@ -404,10 +414,8 @@ class Endpoint:
     pair: SelectorPair
 
 
-def endpoints(gateway: Gateway) -> Iterator[Endpoint]:
-    for tunnel in gateway.tunnels.values():
-        for number, pair in enumerate(tunnel.pairs, 1):
-            yield Endpoint(tunnel, number, pair)
+def endpoints(tunnel: Tunnel) -> list[Endpoint]:
+    return [Endpoint(tunnel, number, pair) for number, pair in enumerate(tunnel.pairs, 1)]
 
 
 def endpoint_type(selector: Selector) -> str:
@@ -438,7 +446,9 @@ def endpoint_columns(side: str, of: Callable[[Endpoint], Selector]) -> list[Colu
 
 ENDPOINTS = Table(
     "cipSecEndPtTable",
-    rows=endpoints,
+    rows=None,
+    subjects=lambda gateway: gateway.subjects("endpoint"),
+    rows_of=endpoints,
     index=lambda row: (row.tunnel.index, row.number),
     domain="endpoint",
     columns=[
@@ -462,18 +472,18 @@ class Spi:
         return self.sa.record.spi_in if self.inbound else self.sa.record.spi_out
 
 
-def spis(gateway: Gateway) -> Iterator[Spi]:
-    for tunnel in gateway.tunnels.values():
-        for sa in tunnel.live_sas:
-            for inbound in (True, False):
-                row = Spi(sa, inbound)
-                if row.value:
-                    yield row
+def spis(sa: ChildSa) -> list[Spi]:
+    if not sa.shown:
+        return []
+    rows = (Spi(sa, True), Spi(sa, False))
+    return [row for row in rows if row.value]
 
 
 SPIS = Table(
     "cipSecSpiTable",
-    rows=spis,
+    rows=None,
+    subjects=lambda gateway: gateway.subjects("spi"),
+    rows_of=spis,
     index=lambda row: (row.sa.tunnel.index, row.sa.number * 2 - (1 if row.inbound else 0)),
     domain="spi",
     columns=[

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.gateway import Gateway, Progress
+from agent.gateway import Progress
 from agent.gateway.tunnels import IkeTunnel, Tunnel
+from agent.gateway.view import View
 from agent.smi import Change, IndexValues, SetError
 from agent.smi.rowstatus import Nothing
 
@@ -17,7 +18,7 @@ ACTIVE, DESTROY = 1, 2
 class Destroy:
     """Deletion of tunnels. All of one PDU become one change; what was deleted does not come back by `undo`."""
 
-    gateway: Gateway
+    gateway: View
     ike_tunnels: list[IkeTunnel] = field(default_factory=list)
     tunnels: list[Tunnel] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
@@ -46,7 +47,7 @@ class Destroy:
 class StatusWriter:
     """Judges a SET of the status column of either tunnel table (TunnelStatus)."""
 
-    def test(self, model: Gateway, row: IkeTunnel | Tunnel | None, index: IndexValues, value: int) -> Change:
+    def test(self, model: View, row: IkeTunnel | Tunnel | None, index: IndexValues, value: int) -> Change:
         """noCreation without the row, inconsistentValue for active on a tunnel that is down, resourceUnavailable
         while the source cannot be reached."""
         if row is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.gateway import Gateway, Source, SourceStatus
+from agent.gateway import Source, SourceStatus
+from agent.gateway.view import View
 from agent.smi import Column, ModuleBinding, Scalar, Table
 
 MAX_INTERVAL = 2**31 - 1
@@ -18,7 +19,7 @@ STATES = {
 }
 
 
-def count_sources(wanted: Callable[[Source], bool]) -> Callable[[Gateway], int]:
+def count_sources(wanted: Callable[[Source], bool]) -> Callable[[View], int]:
     return lambda gateway: sum(map(wanted, gateway.sources))
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from agent.gateway import Gateway, Selector
+from agent.gateway import Selector
 from agent.gateway.counters import CHILD_REPLAYS_IN
 from agent.gateway.selectors import IPAddress
 from agent.gateway.tunnels import ChildSa, SelectorPair
+from agent.gateway.view import View
 from agent.smi import Change, Column, IndexValues, ModuleBinding, Scalar, SetError, Table
 from agent.smi.rowstatus import Nothing
 from agent.tables import algorithms
@@ -49,9 +50,11 @@ def protocol(pair: SelectorPair) -> int | None:
 
 SELECTORS = Table(
     "selectorTable",
-    rows=lambda gateway: gateway.selector_pairs.values(),
+    rows=None,
+    subjects=lambda gateway: gateway.subjects("selector"),
+    rows_of=lambda pair: (pair,),
     index=lambda pair: (pair.index,),
-    domain="endpoint",
+    domain="selector",
     columns=[
         Column("selectorLocalId", lambda pair: raw_id(pair.local)),
         Column("selectorLocalIdType", lambda pair: id_type(pair.local)),
@@ -66,20 +69,29 @@ SELECTORS = Table(
 # --- SAs --------------------------------------------------------------------------------------------------------------
 
 
-def inbound(kind: str) -> Callable[[Gateway], Iterable[ChildSa]]:
-    return lambda gateway: [
-        sa
-        for sa in gateway.children()
-        if sa.record.protocol == kind and sa.record.spi_in and sa.local_host is not None
-    ]
+RowsOf = Callable[[ChildSa], tuple[ChildSa, ...]]
 
 
-def outbound(kind: str) -> Callable[[Gateway], Iterable[ChildSa]]:
-    return lambda gateway: [
-        sa
-        for sa in gateway.children()
-        if sa.record.protocol == kind and sa.record.spi_out and sa.remote_host is not None
-    ]
+def sas(gateway: View) -> Iterable[ChildSa]:
+    return gateway.subjects("sa")
+
+
+def inbound(kind: str) -> RowsOf:
+    def rows(sa: ChildSa) -> tuple[ChildSa, ...]:
+        record = sa.record
+        there = record.protocol == kind and record.spi_in and sa.local_host is not None and sa.shown
+        return (sa,) if there else ()
+
+    return rows
+
+
+def outbound(kind: str) -> RowsOf:
+    def rows(sa: ChildSa) -> tuple[ChildSa, ...]:
+        record = sa.record
+        there = record.protocol == kind and record.spi_out and sa.remote_host is not None and sa.shown
+        return (sa,) if there else ()
+
+    return rows
 
 
 def address_index(host: IPAddress | None, spi: int) -> IndexValues:
@@ -207,10 +219,14 @@ def sent(prefix: str) -> list[Column]:
     ]
 
 
-def split(kind: str) -> Callable[[Gateway], Iterable[ChildSa]]:
+def split(kind: str) -> RowsOf:
     """Inbound SAs whose source tells the kinds of replay errors apart."""
     rows = inbound(kind)
-    return lambda gateway: [sa for sa in rows(gateway) if all(name in sa.counts for name in CHILD_REPLAYS_IN)]
+
+    def told_apart(sa: ChildSa) -> tuple[ChildSa, ...]:
+        return rows(sa) if all(name in sa.counts for name in CHILD_REPLAYS_IN) else ()
+
+    return told_apart
 
 
 def replays(prefix: str) -> list[Column]:
@@ -223,9 +239,15 @@ def replays(prefix: str) -> list[Column]:
     ]
 
 
-def ipcomp_rows(cpi: str) -> Callable[[Gateway], Iterable[ChildSa]]:
+def ipcomp_in(sa: ChildSa) -> tuple[ChildSa, ...]:
     # The index is a well-known CPI by its SYNTAX; one that was agreed for the association alone cannot be told.
-    return lambda gateway: [sa for sa in gateway.children() if getattr(sa.record, cpi) in WELL_KNOWN_CPIS]
+    there = sa.record.cpi_in in WELL_KNOWN_CPIS and sa.local_host is not None and sa.shown
+    return (sa,) if there else ()
+
+
+def ipcomp_out(sa: ChildSa) -> tuple[ChildSa, ...]:
+    there = sa.record.cpi_out in WELL_KNOWN_CPIS and sa.remote_host is not None and sa.shown
+    return (sa,) if there else ()
 
 
 def ipcomp(prefix: str, *uncounted: str) -> list[Column]:
@@ -250,7 +272,9 @@ TABLES = [
     SELECTORS,
     Table(
         "ipsecSaEspInTable",
-        rows=inbound("ESP"),
+        rows=None,
+        subjects=sas,
+        rows_of=inbound("ESP"),
         index=in_index,
         domain="sa",
         columns=[
@@ -264,28 +288,36 @@ TABLES = [
     ),
     Table(
         "ipsecSaEspOutTable",
-        rows=outbound("ESP"),
+        rows=None,
+        subjects=sas,
+        rows_of=outbound("ESP"),
         index=out_index,
         domain="sa",
         columns=[*common("ipsecSaEspOut"), *cipher("ipsecSaEspOut"), *sent("ipsecSaEspOut")],
     ),
     Table(
         "ipsecSaAhInTable",
-        rows=inbound("AH"),
+        rows=None,
+        subjects=sas,
+        rows_of=inbound("AH"),
         index=in_index,
         domain="sa",
         columns=[*common("ipsecSaAhIn"), *ah_algorithm("ipsecSaAhIn"), *received("ipsecSaAhIn")],
     ),
     Table(
         "ipsecSaAhOutTable",
-        rows=outbound("AH"),
+        rows=None,
+        subjects=sas,
+        rows_of=outbound("AH"),
         index=out_index,
         domain="sa",
         columns=[*common("ipsecSaAhOut"), *ah_algorithm("ipsecSaAhOut"), *sent("ipsecSaAhOut")],
     ),
     Table(
         "ipsecSaIpcompInTable",
-        rows=ipcomp_rows("cpi_in"),
+        rows=None,
+        subjects=sas,
+        rows_of=ipcomp_in,
         index=lambda sa: address_index(sa.local_host, sa.record.cpi_in),
         domain="sa",
         columns=ipcomp(
@@ -302,7 +334,9 @@ TABLES = [
     ),
     Table(
         "ipsecSaIpcompOutTable",
-        rows=ipcomp_rows("cpi_out"),
+        rows=None,
+        subjects=sas,
+        rows_of=ipcomp_out,
         index=lambda sa: address_index(sa.remote_host, sa.record.cpi_out),
         domain="sa",
         columns=ipcomp(
@@ -317,14 +351,18 @@ TABLES = [
     ),
     Table(
         "ipsecSaEspReplayTable",
-        rows=split("ESP"),
+        rows=None,
+        subjects=sas,
+        rows_of=split("ESP"),
         index=in_index,
         domain="sa",
         columns=replays("ipsecSaEspReplays"),
     ),
     Table(
         "ipsecSaAhReplayTable",
-        rows=split("AH"),
+        rows=None,
+        subjects=sas,
+        rows_of=split("AH"),
         index=in_index,
         domain="sa",
         columns=replays("ipsecSaAhReplays"),
@@ -334,14 +372,8 @@ TABLES = [
 # --- statistics and errors --------------------------------------------------------------------------------------------
 
 
-def current(kind: str, spi: str) -> Callable[[Gateway], int]:
-    return lambda gateway: sum(
-        sa.record.protocol == kind and bool(getattr(sa.record, spi)) for sa in gateway.children()
-    )
-
-
-def current_ipcomp(cpi: str) -> Callable[[Gateway], int]:
-    return lambda gateway: sum(getattr(sa.record, cpi) is not None for sa in gateway.children())
+def current(kind: str) -> Callable[[View], int]:
+    return lambda gateway: gateway.current_sas(kind)
 
 
 def plus(*values: int | None) -> int | None:
@@ -351,17 +383,17 @@ def plus(*values: int | None) -> int | None:
 
 
 STATISTICS = [
-    Scalar("ipsecEspCurrentInboundSAs", current("ESP", "spi_in")),
+    Scalar("ipsecEspCurrentInboundSAs", current("esp_in")),
     Scalar("ipsecEspTotalInboundSAs", lambda gateway: gateway.esp_sas),
-    Scalar("ipsecEspCurrentOutboundSAs", current("ESP", "spi_out")),
+    Scalar("ipsecEspCurrentOutboundSAs", current("esp_out")),
     Scalar("ipsecEspTotalOutboundSAs", lambda gateway: gateway.esp_sas),
-    Scalar("ipsecAhCurrentInboundSAs", current("AH", "spi_in")),
+    Scalar("ipsecAhCurrentInboundSAs", current("ah_in")),
     Scalar("ipsecAhTotalInboundSAs", lambda gateway: gateway.ah_sas),
-    Scalar("ipsecAhCurrentOutboundSAs", current("AH", "spi_out")),
+    Scalar("ipsecAhCurrentOutboundSAs", current("ah_out")),
     Scalar("ipsecAhTotalOutboundSAs", lambda gateway: gateway.ah_sas),
-    Scalar("ipsecIpcompCurrentInboundSAs", current_ipcomp("cpi_in")),
+    Scalar("ipsecIpcompCurrentInboundSAs", current("ipcomp_in")),
     Scalar("ipsecIpcompTotalInboundSAs", lambda gateway: gateway.ipcomp_sas),
-    Scalar("ipsecIpcompCurrentOutboundSAs", current_ipcomp("cpi_out")),
+    Scalar("ipsecIpcompCurrentOutboundSAs", current("ipcomp_out")),
     Scalar("ipsecIpcompTotalOutboundSAs", lambda gateway: gateway.ipcomp_sas),
 ]
 

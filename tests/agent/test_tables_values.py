@@ -104,6 +104,14 @@ def bundled(gateway: Gateway) -> Feed:
     return feed
 
 
+def rows_of(table: BoundTable, gateway: Gateway) -> list[Any]:
+    binding = table.binding
+    if binding.rows is not None:
+        return list(binding.rows(gateway))
+    assert binding.subjects is not None and binding.rows_of is not None
+    return [row for subject in binding.subjects(gateway) for row in binding.rows_of(subject)]
+
+
 class Walk:
     """All cells of a module: `walk["cipSecTunStatus"]` is {index: value as encoded for the wire, decoded again}."""
 
@@ -119,7 +127,7 @@ class Walk:
     def _table(self, table: BoundTable, gateway: Gateway) -> None:
         for column in table.columns:
             self.cells.setdefault(column.object.name, {})
-        for row in table.binding.rows(gateway):
+        for row in rows_of(table, gateway):
             index = table.binding.index(row)
             table.index.encode(index)
             for column in table.columns:

@@ -1,0 +1,155 @@
+"""Which subjects of a domain changed after a stamp, each once.
+
+A domain is what tables name when they ask whether they are still up to date ("ike", "tunnel", ...). Its stamp rises
+with the first change after it was read, so that all changes between two readings share one stamp. Each source has a
+log of its own for each domain: a view of one source reads that one, the view of all sources reads them all.
+
+Memory: changes of one stamp are one set, and neighbouring sets are merged as in a binary counter, so that there are
+at most about twice as many entries as there are subjects, and as few sets as the logarithm of that. A log that
+mostly holds subjects that are gone forgets its oldest set; who has not read since is told to read all again.
+Nothing is remembered of a domain that nobody has ever asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+# Domains of change (Table.domain) that tell their subjects.
+IKE = "ike"  # IkeTunnel: its row and values
+TUNNEL = "tunnel"  # Tunnel: its row and values
+ENDPOINT = "endpoint"  # Tunnel: its selectors
+SELECTOR = "selector"  # SelectorPair: whether a tunnel has it
+SPI = "spi"  # ChildSa: that it lives, and its state
+SA = "sa"  # ChildSa: the same, and its values
+SUBJECTS = (IKE, TUNNEL, ENDPOINT, SELECTOR, SPI, SA)
+
+# Domains that only tell that something changed.
+SOURCE = "source"
+HISTORY = "history"
+FAILURE = "failure"
+DOMAINS = (*SUBJECTS, SOURCE, HISTORY, FAILURE)
+
+FEW = 4096
+"""A log of at most so many entries is not worth looking for subjects that are gone."""
+
+
+class Subject(Protocol):
+    """Something that has rows. Hashable by identity."""
+
+    @property
+    def alive(self) -> bool: ...
+
+
+class Domain:
+    """The stamp of one domain over all sources."""
+
+    __slots__ = ("asked", "read", "stamp")
+
+    def __init__(self) -> None:
+        self.stamp = 1
+        self.read = False  # since the stamp last rose
+        self.asked = False  # ever
+
+    def changed(self) -> None:
+        if self.read:
+            self.stamp += 1
+            self.read = False
+
+
+class ChangeLog:
+    """What changed of one source in one domain. `stamp` is that of its last change."""
+
+    __slots__ = ("_check_at", "_open", "_sets", "domain", "floor", "stamp")
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.stamp = self.floor = domain.stamp
+        self._sets: list[tuple[int, dict[Subject, None]]] = []  # oldest first
+        self._open: dict[Subject, None] = {}  # the last of them
+        self._check_at = FEW
+
+    def __len__(self) -> int:
+        return sum(len(entries) for _, entries in self._sets)
+
+    def mark(self, subject: Subject) -> None:
+        """`subject` has changed, has come or is gone."""
+        domain = self.domain
+        if not domain.asked:
+            return
+        if domain.read:
+            domain.stamp += 1
+            domain.read = False
+        if self.stamp != domain.stamp:
+            self._begin(domain.stamp)
+        self._open[subject] = None
+
+    def mark_all(self, subjects: Iterable[Subject]) -> None:
+        """The same for many."""
+        domain = self.domain
+        if not domain.asked:
+            return
+        domain.changed()
+        if self.stamp != domain.stamp:
+            self._begin(domain.stamp)
+        self._open.update(dict.fromkeys(subjects))
+
+    def since(self, stamp: int) -> dict[Subject, None] | None:
+        """The subjects that changed after `stamp`; None when that is too long ago to be known."""
+        if stamp < self.floor:
+            return None
+        found: dict[Subject, None] = {}
+        for made, entries in reversed(self._sets):
+            if made <= stamp:
+                break
+            found.update(entries)
+        return found
+
+    def _begin(self, stamp: int) -> None:
+        self.stamp = stamp
+        sets = self._sets
+        while len(sets) > 1 and len(sets[-2][1]) < 2 * len(sets[-1][1]):
+            newer, entries = sets.pop()
+            older = sets.pop()[1]
+            older.update(entries)
+            sets.append((newer, older))
+        if len(sets) == 1 and len(sets[0][1]) >= self._check_at:
+            self._forget_gone()
+        self._open = {}
+        sets.append((stamp, self._open))
+
+    def _forget_gone(self) -> None:
+        stamp, entries = self._sets[0]
+        living = sum(subject.alive for subject in entries)
+        if living * 2 < len(entries):
+            self.floor = stamp
+            self._sets.clear()
+            living = 0
+        self._check_at = max(FEW, 4 * living)
+
+
+class Domains:
+    """All domains, of all sources."""
+
+    def __init__(self) -> None:
+        self.of = {name: Domain() for name in DOMAINS}
+
+    def changed(self, *names: str) -> None:
+        """Something changed in domains that do not tell their subjects."""
+        for name in names:
+            self.of[name].changed()
+
+
+class Changes:
+    """The logs of one source."""
+
+    __slots__ = ("endpoint", "ike", "of", "sa", "selector", "spi", "tunnel")
+
+    def __init__(self, domains: Domains) -> None:
+        self.of = {name: ChangeLog(domains.of[name]) for name in SUBJECTS}
+        self.ike = self.of[IKE]
+        self.tunnel = self.of[TUNNEL]
+        self.endpoint = self.of[ENDPOINT]
+        self.selector = self.of[SELECTOR]
+        self.spi = self.of[SPI]
+        self.sa = self.of[SA]

@@ -1,0 +1,142 @@
+"""One listing on its way into the model, step by step, so that nobody waits for thousands of SAs.
+
+Between two steps anything may be told to the feed. It is newer than the listing and wins: each SA's serial is looked
+at when its turn comes, and not before. What is missing from the listing ends last, when its successors are known;
+until then the tunnels concerned are held: whether they went down is decided once, on balance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agent.gateway.records import SUPERSEDED_IKE_STATES, ChildRecord, IkeRecord
+from agent.gateway.tunnels import ChildSa, IkeSa, Tunnel
+
+if TYPE_CHECKING:
+    from agent.gateway.feed import Feed
+
+LOOKS = 64
+"""SAs that are only looked at, not changed, in one step."""
+
+
+class Listing:
+    """What a source listed: all its SAs (`full`), or those that changed and the uniqueids of those that ended."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        token: int,
+        records: Iterable[IkeRecord],
+        full: bool = True,
+        gone_ike: Iterable[int] = (),
+        gone_children: Iterable[int] = (),
+        reason: str = "",
+    ) -> None:
+        self.feed = feed
+        self.token = token
+        self.records = records
+        self.full = full
+        self.gone_ike = gone_ike
+        self.gone_children = gone_children
+        self.reason = reason  # why what is missing ended, where that is known
+        self._leaving: list[IkeSa] = []
+        self._ended: dict[Tunnel, list[ChildSa]] = {}
+
+    def steps(self) -> Iterator[None]:
+        """Take it in. The model is consistent after each step, and when the iterator is closed before its end."""
+        feed, rows, token = self.feed, self.feed.rows, self.token
+        try:
+            merged: dict[tuple[int, int], IkeRecord] = {}
+            yield from self._merge(merged)
+            yield from self._missing(merged)
+            for superseded in (True, False):
+                # Those that were superseded make room for their successors.
+                for record in merged.values():
+                    if (record.state in SUPERSEDED_IKE_STATES) is superseded:
+                        feed.take(record, token)
+                        rows.settle()
+                        yield
+            for row, children in self._ended.items():
+                rows.held.discard(row)
+                for child in children:
+                    if self._still_missing(child):
+                        feed.end_child(child, self.reason or ("rekeyed" if child.expiring else "gone"))
+                rows.settle()
+                yield
+            for sa in self._leaving:
+                if sa.leaving and not sa.ended_serial and sa.serial < token:
+                    feed.end_ike(sa, self.reason or "gone")
+                    rows.settle()
+                    yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for sa in self._leaving:
+            # one that spoke meanwhile is not leaving, nor one whose end is no longer to be told
+            if not sa.ended_serial:
+                sa.leaving = sa.record.state in SUPERSEDED_IKE_STATES
+        if self.feed.rows.held:
+            self.feed.rows.held.clear()
+            self.feed.rows.settle()
+
+    def _still_missing(self, child: ChildSa) -> bool:
+        return not child.ended and child.serial < self.token
+
+    def _merge(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[None]:
+        """One record for each IKE SA: one with very many children is told in several parts."""
+        parts: dict[tuple[int, int], list[ChildRecord]] = {}
+        for number, record in enumerate(self.records):
+            key = record.key
+            first = merged.setdefault(key, record)
+            if first is not record:
+                parts.setdefault(key, list(first.children or ())).extend(record.children or ())
+            if number % LOOKS == 0:
+                yield
+        for key, children in parts.items():
+            merged[key] = replace(merged[key], children=tuple(children))
+
+    def _missing(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[None]:
+        """Find the SAs that ended by the listing's word, and hold the tunnels whose fate hangs on them."""
+        feed = self.feed
+        found = self._absent(merged) if self.full else self._gone(merged)
+        for number, sa in enumerate(found):
+            if isinstance(sa, IkeSa):
+                if not sa.ended_serial and sa.serial < self.token:
+                    sa.leaving = True
+                    self._leaving.append(sa)
+            elif sa is not None and self._still_missing(sa):
+                feed.rows.held.add(sa.tunnel)
+                self._ended.setdefault(sa.tunnel, []).append(sa)
+            if number % LOOKS == 0:
+                yield
+
+    def _absent(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[IkeSa | ChildSa | None]:
+        feed = self.feed
+        listed: set[tuple[int, int, int]] = set()
+        for record in merged.values():
+            for child in record.children or ():
+                listed.add(child.key)
+            yield None
+        for key, ike in list(feed.ike.items()):
+            yield ike if key not in merged else None
+        for child_key, sa in list(feed.children.items()):
+            yield sa if child_key not in listed else None
+
+    def _gone(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[IkeSa | ChildSa | None]:
+        feed = self.feed
+        for uniqueid in self.gone_ike:
+            key = feed.ike_ids.get(uniqueid)
+            yield None if key is None else feed.ike.get(key)
+        for uniqueid in self.gone_children:
+            child_key = feed.child_ids.get(uniqueid)
+            yield None if child_key is None else feed.children.get(child_key)
+        for record in merged.values():
+            sa = feed.ike.get(record.key)
+            if record.child_ids is None or sa is None:
+                continue
+            alive = record.child_ids | {child.uniqueid for child in record.children or ()}
+            for child in sa.children:
+                yield child if child.record.uniqueid not in alive else None
