@@ -1,7 +1,7 @@
 """RFC 3416 section 4.2 on plans: which VarBinds answer a request, in at most so many octets.
 
-A plan is what a PDU asks, with names looked up and readers found: for GET one (reader, key, VarBind when there
-is no instance) a name; else one (position in the sight, key to go on from, name).
+A plan is what a PDU asks, with names looked up and readers found: for GET one (reader, key, name) a
+name; else one (position in the sight, key to go on from, name).
 """
 
 from __future__ import annotations
@@ -27,30 +27,25 @@ Step = tuple[int, bytes | None, bytes]
 
 def plan(sight: Sight, kind: int, tail: bytes) -> Plan:
     """Read what follows the request-id of a PDU of type `kind`. Raises NotMine, IndexError."""
-    first, second, names = parse.names(tail)
-    place = sight.names.place
+    first, second, position = parse.varbinds(tail)
+    places = sight.names.places(tail, position)
     if kind == GET:
-        asked = []
-        for name in names:
-            leaf, key = place(name)
-            read = sight.reads[leaf] if key is not None else hidden
-            if read is None:
-                raise NotMine
-            missing = ber.NO_SUCH_OBJECT if read is hidden else ber.NO_SUCH_INSTANCE
-            asked.append((read, key, ber.varbind(name, missing)))
+        reads = sight.reads
+        asked = [(hidden if key is None else reads[leaf], key, name) for leaf, key, name in places]
+        if sight.unread and any(read is None for read, _, _ in asked):
+            raise NotMine
         return kind, asked, 0, 0
     if kind != GETNEXT and (kind != GETBULK or sight.v1):
         raise NotMine
     steps: list[Step] = []
-    for name in names:
-        leaf, after = place(name)
+    for leaf, after, name in places:
         position = sight.first[leaf]
         if position <= sight.cut_from:
             raise NotMine
         if position == len(sight.leaf_at) or sight.leaf_at[position] != leaf:
             after = None
         steps.append((position, after, name))
-    return kind, steps, min(max(first, 0), len(names)), max(second, 0)
+    return kind, steps, min(max(first, 0), len(steps)), max(second, 0)
 
 
 def respond(sight: Sight, planned: Plan, room: int) -> bytes:
@@ -71,8 +66,8 @@ def _get(sight: Sight, asked: list[Asked]) -> bytes:
     out: list[bytes] = []
     try:
         if not sight.v1:
-            for read, key, missing in asked:
-                out.append(read(key) or missing)
+            for read, key, name in asked:
+                out.append(read(key) or _missing(read, name))
             return b"".join(out)
         for read, key, _ in asked:
             varbind = read(key)
@@ -82,6 +77,10 @@ def _get(sight: Sight, asked: list[Asked]) -> bytes:
     except ReadError as error:
         raise Refused(error.code, len(out) + 1) from None
     return b"".join(out)
+
+
+def _missing(read: Read, name: bytes) -> bytes:
+    return ber.varbind(name, ber.NO_SUCH_OBJECT if read is hidden else ber.NO_SUCH_INSTANCE)
 
 
 def _next(sight: Sight, steps: list[Step]) -> bytes:

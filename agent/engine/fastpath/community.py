@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from agent.engine import messages
 from agent.engine import pdu as pdus
-from agent.engine.fastpath.errors import NotMine
 from agent.engine.fastpath.sight import Sight
 from agent.engine.responder import Requester
 from agent.smi import ber
@@ -61,50 +60,3 @@ class CommunitySession:
         content = b"%b\xa2%b%b" % (self.head, LENGTHS[size] if size < 2048 else ber.length(size), content)
         size = len(content)
         return b"0%b%b" % (LENGTHS[size] if size < 2048 else ber.length(size), content)
-
-
-def split(data: bytes) -> tuple[bytes, int]:
-    """(version and community with their tags, where the PDU starts). Raises NotMine, IndexError.
-
-    Only the outermost lengths are checked here.
-    """
-    size = data[1]
-    position = 2
-    if size >= 0x80:
-        more = size & 0x7F
-        if not 1 <= more <= 3:
-            raise NotMine
-        position += more
-        size = int.from_bytes(data[2:position], "big")
-    if position + size != len(data) or data[position + 3] != 4:
-        raise NotMine
-    stop = position + 5 + data[position + 4]
-    if data[position + 4] >= 0x80:
-        raise NotMine
-    return data[position:stop], stop
-
-
-def request(data: bytes, position: int, end: int) -> tuple[int, bytes, bytes]:
-    """A PDU that fills `data[position:end]`: (its type, the request-id with its tag, the octets after that).
-
-    Raises NotMine, IndexError.
-    """
-    kind = data[position]
-    size = data[position + 1]
-    position += 2
-    if size >= 0x80:
-        more = size & 0x7F
-        if not 1 <= more <= 3:
-            raise NotMine
-        size = int.from_bytes(data[position : position + more], "big")
-        position += more
-    if position + size != end or data[position] != 2:
-        raise NotMine
-    size = data[position + 1]
-    if size != 1:
-        first, second = data[position + 2], data[position + 3]
-        if not 2 <= size <= 4 or (first == 0 and second < 0x80) or (first == 0xFF and second >= 0x80):
-            # more octets than needed: the response's request-id would differ from the request's
-            raise NotMine
-    stop = position + 2 + size
-    return kind, data[position:stop], data[stop:end]

@@ -14,15 +14,19 @@ from itertools import pairwise
 
 from agent.engine.fastpath.errors import NotMine
 from agent.smi import ber
+from agent.smi import keys as keys_of
 from agent.smi.bound import Leaf
 
-Place = tuple[int, bytes | None]
-"""Number of a leaf, and the key in it. Without a key no leaf holds the name, and the leaf is the next one."""
+Place = tuple[int, bytes | None, bytes]
+"""Number of a leaf, the key in it, and the name. Without a key no leaf holds the name; the leaf is the next one."""
 
-KEPT = 16384
-"""Names whose places are remembered; all are forgotten when they are more."""
-KEPT_OCTETS = 64
-"""Longer names are not remembered: they are rare, and their senders choose them."""
+KEPT = 32768
+"""Indexes whose keys are remembered; all are forgotten when they are more."""
+KEPT_OCTETS = 40
+"""Longer indexes are not remembered: they are rare, and their senders choose them."""
+NULL = b"\x05\x00"
+HEADS = {bytes((0x30, size + 4, 6, size)): size for size in range(1, 0x80 - 4)}
+"""The octets before a name in a VarBind that holds a NULL: how long the name is."""
 
 
 class Names:
@@ -35,66 +39,98 @@ class Names:
         self._leaf_of = {} if nested else {prefix: n for n, prefix in enumerate(self.prefixes)}
         frequent = Counter(len(prefix) for prefix in self._leaf_of).most_common()
         self._lengths = tuple(length for length, _ in frequent)
-        # a name of at most 128 sub-identifiers
-        self._room = [ber.MAX_SUB_IDS - len(oid) for oid in self._oids]
-        self._kept: dict[bytes, Place] = {}
+        self._usual = self._lengths[0] if frequent else 0
+        # room for an index in a name of at most 128 sub-identifiers
+        self._room = min((ber.MAX_SUB_IDS - len(oid) for oid in self._oids), default=0)
+        self._keys: dict[bytes, bytes] = {}
 
-    def place(self, name: bytes) -> Place:
-        """The place of a name's contents octets. Raises NotMine when they are no OID in its only encoding."""
-        found = self._kept.get(name)
-        if found is not None:
-            return found
-        found = self._find(name)
-        if len(name) <= KEPT_OCTETS:
-            if len(self._kept) >= KEPT:
-                self._kept.clear()
-            self._kept[name] = found
-        return found
+    def places(self, varbinds: bytes, position: int) -> list[Place]:
+        """The places of the names in VarBinds from `position` to the end. Raises NotMine, IndexError.
+
+        Every VarBind must hold a NULL and have at most 127 octets of content, every name its only encoding.
+        """
+        leaf_of, keys, length = self._leaf_of, self._keys, self._usual
+        out = []
+        end = len(varbinds)
+        while position < end:
+            start = position + 4
+            size = HEADS.get(varbinds[position:start])
+            if size is None:
+                raise NotMine
+            stop = start + size
+            position = stop + 2
+            if varbinds[stop:position] != NULL:
+                raise NotMine
+            cut = start + length
+            leaf = leaf_of.get(varbinds[start:cut])
+            if leaf is None or cut > stop:
+                place = self._find(varbinds[start:stop])
+                length = self._usual
+                out.append(place)
+                continue
+            index = varbinds[cut:stop]
+            key = keys.get(index)
+            if key is None:
+                key = self._key(index)
+            out.append((leaf, key, varbinds[start:stop]))
+        return out
 
     def _find(self, name: bytes) -> Place:
+        """The place of a name whose prefix has another length than the last one had."""
         for length in self._lengths:
             leaf = self._leaf_of.get(name[:length])
-            if leaf is not None:
-                return leaf, key_of(name[length:], self._room[leaf])
+            if leaf is not None and length <= len(name):
+                self._usual = length
+                return leaf, self._key(name[length:]), name
         try:
             oid = ber.parse_oid(name)
         except ber.BerError:
             raise NotMine from None
         position = bisect_right(self._oids, oid) - 1
         if position >= 0 and oid[: len(self._oids[position])] == self._oids[position]:
-            suffix = oid[len(self._oids[position]) :]
-            return position, struct.pack(f">{len(suffix)}I", *suffix)
-        return position + 1, None
+            return position, keys_of.pack(oid[len(self._oids[position]) :]), name
+        return position + 1, None, name
+
+    def _key(self, index: bytes) -> bytes:
+        found = self._keys.get(index)
+        if found is not None:
+            return found
+        key = key_of(index)
+        if len(key) >> 2 > self._room:
+            raise NotMine
+        if len(index) <= KEPT_OCTETS:
+            if len(self._keys) >= KEPT:
+                self._keys.clear()
+            self._keys[index] = key
+        return key
 
     def name(self, leaf: int, key: bytes) -> bytes:
-        """Contents octets of the instance with a key: what `place` has taken apart."""
-        return self.prefixes[leaf] + ber.sub_ids(struct.unpack(f">{len(key) >> 2}I", key))
+        """Contents octets of the instance with a key: what `places` has taken apart."""
+        return self.prefixes[leaf] + keys_of.suffix(key)
 
 
-def key_of(suffix: bytes, room: int) -> bytes:
-    """The row key of an index's octets. Raises NotMine for what is no index of at most `room` sub-identifiers."""
-    if suffix.isascii():
-        if len(suffix) > room:
-            raise NotMine
-        key = bytearray(4 * len(suffix))
-        key[3::4] = suffix
+def key_of(index: bytes) -> bytes:
+    """The row key of an index's octets. Raises NotMine for what are no sub-identifiers in their only encoding."""
+    if index.isascii():
+        key = bytearray(4 * len(index))
+        key[3::4] = index
         return bytes(key)
-    if suffix[-1] >= 0x80:
+    if index[-1] >= 0x80:
         raise NotMine
     numbers = []
     number = 0
-    for octet in suffix:
+    for octet in index:
         if octet >= 0x80:
             if octet == 0x80 and not number:
-                # padding; for a number that is still zero there is no other reason to be here
+                # padding: nothing else leaves the number at zero here
                 raise NotMine
             number = (number | (octet & 0x7F)) << 7
         else:
             numbers.append(number | octet)
             number = 0
-    if len(numbers) > room:
+    if len(numbers) > ber.MAX_SUB_IDS:
         raise NotMine
     try:
-        return struct.pack(f">{len(numbers)}I", *numbers)
+        return keys_of.pack(numbers)
     except struct.error:
         raise NotMine from None

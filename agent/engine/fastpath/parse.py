@@ -1,13 +1,10 @@
-"""The octets of a request PDU after its request-id, read in the one form that managers send.
-
-That is: every length of at most 127 octets in one octet, every value a NULL. Everything else is not mine.
-"""
+"""The octets of a request PDU, up to its VarBinds."""
 
 from __future__ import annotations
 
 from agent.engine.fastpath.errors import NotMine
 
-MAX_VARBIND = 0x7F
+ZEROES = b"\x02\x01\x00\x02\x01\x00"
 
 
 def integer(data: bytes, position: int) -> tuple[int, int]:
@@ -19,14 +16,17 @@ def integer(data: bytes, position: int) -> tuple[int, int]:
     return int.from_bytes(data[position + 2 : end], "big", signed=True), end
 
 
-def names(tail: bytes) -> tuple[int, int, list[bytes]]:
-    """(error-status or non-repeaters, error-index or max-repetitions, contents octets of the names).
+def varbinds(tail: bytes) -> tuple[int, int, int]:
+    """(error-status or non-repeaters, error-index or max-repetitions, where the VarBinds begin).
 
     Raises NotMine, or IndexError where the octets end too early.
     """
-    first, position = integer(tail, 0)
-    second, position = integer(tail, position)
-    end = len(tail)
+    if tail[:6] == ZEROES:
+        first = second = 0
+        position = 6
+    else:
+        first, position = integer(tail, 0)
+        second, position = integer(tail, position)
     if tail[position] != 0x30:
         raise NotMine
     size = tail[position + 1]
@@ -37,24 +37,32 @@ def names(tail: bytes) -> tuple[int, int, list[bytes]]:
             raise NotMine
         size = int.from_bytes(tail[position : position + more], "big")
         position += more
-    if position + size != end:
+    if position + size != len(tail):
         raise NotMine
-    found = []
-    while position < end:
-        # 30 n+4 06 n ... 05 00
-        size = tail[position + 3]
-        start = position + 4
-        stop = start + size
-        if (
-            tail[position + 1] != size + 4
-            or size > MAX_VARBIND - 4
-            or tail[position] != 0x30
-            or tail[position + 2] != 6
-            or tail[stop : stop + 2] != b"\x05\x00"
-        ):
+    return first, second, position
+
+
+def request(data: bytes, position: int, end: int) -> tuple[int, bytes, bytes]:
+    """A PDU that fills `data[position:end]`: (its type, the request-id with its tag, the octets after that).
+
+    Raises NotMine, IndexError.
+    """
+    kind = data[position]
+    size = data[position + 1]
+    position += 2
+    if size >= 0x80:
+        more = size & 0x7F
+        if not 1 <= more <= 3:
             raise NotMine
-        found.append(tail[start:stop])
-        position = stop + 2
-    if position != end:
+        size = int.from_bytes(data[position : position + more], "big")
+        position += more
+    if position + size != end or data[position] != 2:
         raise NotMine
-    return first, second, found
+    size = data[position + 1]
+    if size != 1:
+        first, second = data[position + 2], data[position + 3]
+        if not 2 <= size <= 4 or (first == 0 and second < 0x80) or (first == 0xFF and second >= 0x80):
+            # more octets than needed: the response's request-id would differ from the request's
+            raise NotMine
+    stop = position + 2 + size
+    return kind, data[position:stop], data[stop:end]

@@ -10,7 +10,7 @@ from agent.engine import pdu as pdus
 from agent.engine.access import Failure
 from agent.engine.counters import EngineCounters
 from agent.engine.epoch import Epoch
-from agent.engine.fastpath import answer, community
+from agent.engine.fastpath import answer, parse
 from agent.engine.fastpath.community import CommunitySession
 from agent.engine.fastpath.errors import NotMine, Refused
 from agent.engine.fastpath.names import Names
@@ -26,6 +26,9 @@ MAX_SESSIONS = 1024
 MAX_PLANS = 4096
 MAX_TAIL = 512
 """Octets of a PDU after its request-id beyond which its plan is not kept."""
+
+SEEN = 0x3FFF
+"""Of the tails that came last, so many hashes are remembered (a mask)."""
 
 
 class Allowed(Protocol):
@@ -66,6 +69,7 @@ class FastPath:
         self._door = V3Door(usm, authenticated)
         self._sights: list[Sight] = []
         self._plans = 0
+        self._seen = [0] * (SEEN + 1)
 
     def answer(self, data: bytes, address: tuple[Any, ...]) -> bytes | None:
         """The message that answers a datagram, empty when nothing can be sent; None: the plain path is to answer it.
@@ -113,7 +117,7 @@ class FastPath:
         session = self._communities.get((data[position:stop], address[0]))
         if session is None:
             session = self._new_session(data[position:stop], address)
-        kind, request_id, tail = community.request(data, stop, len(data))
+        kind, request_id, tail = parse.request(data, stop, len(data))
         room = session.rooms[len(request_id) - 2]
         if room < 0:
             raise NotMine
@@ -150,7 +154,7 @@ class FastPath:
         host = address[0]
         user, message_id, max_size, context, octets, start, end = self._door.open(data, position, host)
         sight = user.sights.get(context) or self._new_sight(user, context)
-        kind, request_id, tail = community.request(octets, start, end)
+        kind, request_id, tail = parse.request(octets, start, end)
         usm = self._usm
         room = user.room(usm, max_size, len(message_id) - 2, len(request_id) - 2, context)
         if room < 0:
@@ -197,13 +201,21 @@ class FastPath:
             return plan
         plan = answer.plan(sight, kind, tail)
         if len(tail) <= MAX_TAIL:
-            self._plans += 1
-            if self._plans > MAX_PLANS:
-                for each in self._sights:
-                    each.plans.clear()
-                self._plans = 1
-            sight.plans[tail] = plan
+            # what is asked once may never be asked again: only what comes twice is kept
+            mark = hash(tail)
+            if self._seen[mark & SEEN] == mark:
+                self._keep(sight, tail, plan)
+            else:
+                self._seen[mark & SEEN] = mark
         return plan
+
+    def _keep(self, sight: Sight, tail: bytes, plan: Plan) -> None:
+        self._plans += 1
+        if self._plans > MAX_PLANS:
+            for each in self._sights:
+                each.plans.clear()
+            self._plans = 1
+        sight.plans[tail] = plan
 
     def _refuse(
         self, octets: bytes, start: int, end: int, who: Requester, budget: int, refused: Refused

@@ -30,7 +30,7 @@ def hidden(key: bytes) -> None:
 class Sight:
     """One requester's readers. `plans` are kept here because they hold these readers."""
 
-    __slots__ = ("cells", "cut_from", "first", "leaf_at", "names", "plans", "reads", "runs", "v1")
+    __slots__ = ("cells", "cut_from", "first", "leaf_at", "names", "plans", "reads", "runs", "unread", "v1")
 
     def __init__(
         self, names: Names, leaves: Sequence[Leaf], stores: Sequence[LeafStore], view: Access, v1: bool
@@ -48,6 +48,8 @@ class Sight:
         """Per leaf the position of the first visible one at or after it."""
         self.cut_from = -1
         """Walks from positions up to this may come to a leaf that is not mine."""
+        self.unread = False
+        """Whether GET may come to a leaf that is not mine."""
         for number, (leaf, store) in enumerate(zip(leaves, stores, strict=True)):
             self.first.append(len(self.runs))
             covers = view.covers(leaf.oid)
@@ -57,6 +59,7 @@ class Sight:
             # RFC 3584 section 4.2.2.1: version 1 has no Counter64; a walk passes it by
             too_new = v1 and leaf.codec.tag == ber.COUNTER64
             self.reads.append(None if covers is None or too_new else store.get)
+            self.unread = self.unread or self.reads[-1] is None
             if too_new:
                 continue
             if covers is None:
