@@ -17,13 +17,16 @@ import time
 from collections.abc import Callable
 
 from bench.figures import Figure, table
-from bench.snmp import build, speed
+from bench.snmp import build, memory, refresh, speed, start
 from bench.snmp.processes import OTHER, SERVER
 
 BENCHES: dict[str, Callable[[int], list[Figure]]] = {
     "get": speed.get,
     "walk": speed.walk,
     "pollers": speed.pollers,
+    "refresh": refresh.measure,
+    "start": start.measure,
+    "memory": memory.measure,
 }
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.snmp.table import Rows, binding
 
 from agent.config import parse_config
 from agent.engine.agent import SnmpAgent
+from agent.engine.loop import ServingLoop
 from mibs.loader import load
 
 CONFIG = """
@@ -50,14 +52,17 @@ def resident_kilobytes() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
 
 
-async def obey(agent: SnmpAgent) -> None:
-    """Say that the agent is ready, then answer each line of standard input until it ends."""
+async def obey(agent: SnmpAgent, on_word: Callable[[str], str | None] = lambda word: None) -> None:
+    """Say that the agent is ready, then obey each line of standard input until it ends."""
     print("ready", agent.addresses[0][1], flush=True)
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    while await lines.readline():
-        print("memory", resident_kilobytes(), flush=True)
+    while line := await lines.readline():
+        word = line.decode().strip()
+        answer = f"memory {resident_kilobytes()}" if word == "memory" else on_word(word)
+        if answer is not None:
+            print(answer, flush=True)
 
 
 async def serve(rows: int, folder: Path) -> None:
@@ -71,4 +76,5 @@ async def serve(rows: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), Path(sys.argv[2])))
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(serve(int(sys.argv[1]), Path(sys.argv[2])))
