@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.config_access import ROLE_VIEWS, AccessReader, role_access
+from agent.config_notifications import Notifications as Notifications
+from agent.config_notifications import Reading
 from agent.config_reader import ConfigError as ConfigError
 from agent.config_reader import TomlReader
 from agent.config_system import SystemReader
@@ -54,6 +56,7 @@ class Config:
     """vacmSecurityToGroupTable: (securityModel, securityName) -> group."""
     access: tuple[AccessEntry, ...] = ()
     views: Mapping[str, tuple[Subtree, ...]] = field(default_factory=dict)
+    notifications: Notifications = field(default_factory=Notifications)
     sources: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     gateway: Mapping[str, Any] = field(default_factory=dict)
     reader: TomlReader | None = field(default=None, repr=False, compare=False)
@@ -94,7 +97,18 @@ class _Reader(SystemReader, AccessReader):
     # -- the whole ----------------------------------------------------------------------------------------
 
     def config(self, data: dict[str, Any]) -> Config:
-        keys = ("agent", "system", "community", "user", "access", "view", "sources", "gateway")
+        keys = (
+            "agent",
+            "system",
+            "community",
+            "user",
+            "access",
+            "view",
+            "target",
+            "filter",
+            "sources",
+            "gateway",
+        )
         self.known(data, (), keys)
         agent = self.take(data, (), "agent", dict, {})
         known = ("state_dir", "listen", "engine_id", "max_message_size", "set_timeout", "activate_clones")
@@ -117,6 +131,14 @@ class _Reader(SystemReader, AccessReader):
         )
         access = tuple(self.access(item, n, views) for n, item in enumerate(self.tables(data, "access")))
         self.cross_check(data, users, members, access)
+        reading = Reading(
+            self,
+            self.secret,
+            self.subtree,
+            {user.name: user for user in users},
+            [entry.group for entry in access],
+        )
+        notifications = reading.notifications(data, members)
         roles = role_access(members.values())
         return Config(
             path=self.path,
@@ -133,6 +155,7 @@ class _Reader(SystemReader, AccessReader):
             members=members,
             access=(*access, *roles),
             views={**views, **(ROLE_VIEWS if roles else {})},
+            notifications=notifications,
             sources=sources,
             gateway=self.take(data, (), "gateway", dict, {}),
             reader=self,

@@ -29,9 +29,14 @@ from agent.engine.dispatcher import Dispatcher, EngineTransport
 from agent.engine.epoch import Epoch
 from agent.engine.fastpath import FastPath
 from agent.engine.lcd import Lcd
+from agent.engine.notifications import NotificationOriginator, TrapLimit
+from agent.engine.notifications_bindings import bindings as notification_bindings
 from agent.engine.pysnmp_engine import new_engine, set_users
 from agent.engine.responder import CommandResponder
+from agent.engine.targets_tables import TargetTables
+from agent.engine.transport import Peer
 from agent.engine.usm import Usm
+from agent.smi.ber import Oid
 from agent.smi.bindings import ModuleBinding
 from agent.smi.controller import Controller
 from agent.smi.rowstatus import TestAndIncr
@@ -67,9 +72,24 @@ class SnmpAgent:
         self.resources_changed = 0
         self._mibs = mibs or load()
         self._configure_system(config)
+        self.communities = Communities(self.epoch)
+        self.targets = TargetTables(self.lcd, self.communities)
+        self.targets.configure(config.communities, config.notifications)
+        self.enable_authen_traps = self.lcd.scalar("snmpEnableAuthenTraps", snmpv2_mib.DISABLED)
+        self.notifications = NotificationOriginator(
+            self.targets, lambda: self._responder.access, lambda: self.up_time
+        )
+        self._auth_traps = TrapLimit()
         own = [snmpv2_mib.binding(self)]
         if "SNMP-FRAMEWORK-MIB" in self._mibs.modules:
             own.append(snmpv2_mib.framework_binding(self))
+        own += [
+            module
+            for module in notification_bindings(
+                self.targets, TestAndIncr(secrets.randbelow(2**31)), lambda: self.counters.unknown_contexts
+            )
+            if module.name in self._mibs.modules
+        ]
         self.controller = Controller([*own, *bindings], self._mibs, model)
         self.resources = self._resources()
         self.engine: SnmpEngine | None = None
@@ -100,8 +120,10 @@ class SnmpAgent:
         self.engine_id, self.engine_boots = kept.engine_id, kept.boots
         usm = Usm(kept, config.max_message_size, self.counters)
         usm.set_users(config.users)
-        communities = Communities(self.epoch)
+        communities = self.communities
+        self.targets.attach(kept.engine_id)
         dispatcher = Dispatcher(self.counters, communities)
+        dispatcher.on_auth_failure = self._authentication_failed
         engine = new_engine(usm, dispatcher)
         set_users(engine, usm.users.values())
         transport = EngineTransport(dispatcher.receive)
@@ -121,6 +143,8 @@ class SnmpAgent:
         transport.listen(config.listen)
         self.engine, self.usm, self._dispatcher, self._transport = engine, usm, dispatcher, transport
         self.controller.attend()
+        self.notifications.start(usm, config.users)
+        self.notify("coldStart", ())
         log.info(
             "SNMP engine %s, boot %d, listening on %s",
             kept.engine_id.hex(),
@@ -133,6 +157,7 @@ class SnmpAgent:
         transport, dispatcher, engine = self._transport, self._dispatcher, self.engine
         self._transport = self._dispatcher = self.engine = None
         self.controller.leave()
+        self.notifications.stop()
         if transport is not None:
             # first, so that nothing new begins
             transport.close()
@@ -168,11 +193,29 @@ class SnmpAgent:
         else:
             transport.listen(config.listen)
         dispatcher.communities.set_config(config.communities)
+        self.targets.configure(config.communities, config.notifications)
+        self.notifications.set_users(config.users)
         self._responder.access = access
         self.epoch.bump()
         self._responder.set_timeout = config.set_timeout
         self.config = config
         self._configure_system(config)
+
+    # -- notifications --------------------------------------------------------------------------------------
+
+    def notify(self, name: str | Oid, varbinds: Sequence[tuple[Oid, bytes]], context: str = "") -> int:
+        """Tell the targets that may and want to know of an event (RFC 3413 section 3.3); how many will get it.
+
+        `name`: a NOTIFICATION-TYPE by name or OID. `varbinds`: instances with finished value TLVs. Never waits.
+        Raises UnknownObject for a name that no module has, BerError for what cannot be sent.
+        """
+        oid = self._mibs[name].oid if isinstance(name, str) else name
+        return self.notifications.notify(oid, varbinds, context)
+
+    def _authentication_failed(self, peer: Peer) -> None:
+        """Somebody used a wrong community or key: tell, when it is wanted and not too often."""
+        if self.enable_authen_traps.value == snmpv2_mib.ENABLED and self._auth_traps.take(time.monotonic()):
+            self.notify("authenticationFailure", ())
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

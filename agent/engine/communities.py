@@ -11,6 +11,7 @@ import ipaddress
 import secrets
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Protocol
 
 from agent.config import Community, Network
 from agent.engine.epoch import Epoch
@@ -48,27 +49,51 @@ class Networks:
         return any(version == v and number & mask == base for v, base, mask in self._networks)
 
 
+class Place(Protocol):
+    """From where a community may be used."""
+
+    @property
+    def ports_matter(self) -> bool: ...
+
+    def permit(self, host: str, port: int) -> bool:
+        """Whether a message from there may use it."""
+        ...
+
+
+class _NetworkPlace:
+    """The networks of a community of the configuration."""
+
+    ports_matter = False
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._networks = Networks(networks)
+
+    def permit(self, host: str, port: int) -> bool:
+        return host in self._networks
+
+
 class Communities:
     """All communities: those of the configuration, and those made over SNMP (snmpCommunityTable).
 
     Where two have the same string, the first whose versions and networks fit is meant, the configuration's
-    before the others.
+    before the others. `ports_matter`: whether the answer of `lookup` may depend on the source port.
     """
 
     def __init__(self, epoch: Epoch | None = None) -> None:
         self._epoch = epoch
         self._key = secrets.token_bytes(32)
         self._config: tuple[Community, ...] = ()
-        self._rows: tuple[Community, ...] = ()
-        self._index: dict[bytes, tuple[tuple[Community, Networks], ...]] = {}
+        self._rows: tuple[tuple[Community, Place | None], ...] = ()
+        self._index: dict[bytes, tuple[tuple[Community, Place | None], ...]] = {}
+        self.ports_matter = False
 
     def set_config(self, communities: Iterable[Community]) -> None:
         """Replace what the configuration file says."""
         self._config = tuple(communities)
         self._rebuild()
 
-    def set_rows(self, communities: Iterable[Community]) -> None:
-        """Replace what was made over SNMP."""
+    def set_rows(self, communities: Iterable[tuple[Community, Place | None]]) -> None:
+        """Replace what was made over SNMP. A community's networks do not count, but its place (None: anywhere)."""
         self._rows = tuple(communities)
         self._rebuild()
 
@@ -81,8 +106,8 @@ class Communities:
         if len(name) > MAX_NAME:
             return None
         text = VERSIONS.get(version)
-        for community, networks in self._index.get(self._digest(name), ()):
-            if text in community.versions and host in networks:
+        for community, place in self._index.get(self._digest(name), ()):
+            if text in community.versions and (place is None or place.permit(host, port)):
                 return community
         return None
 
@@ -93,10 +118,11 @@ class Communities:
         return hashlib.blake2b(name, digest_size=16, key=self._key).digest()
 
     def _rebuild(self) -> None:
-        index: dict[bytes, list[tuple[Community, Networks]]] = {}
-        for community in (*self._config, *self._rows):
-            entry = (community, Networks(community.networks))
-            index.setdefault(self._digest(community.name.reveal()), []).append(entry)
+        index: dict[bytes, list[tuple[Community, Place | None]]] = {}
+        configured = ((community, _NetworkPlace(community.networks)) for community in self._config)
+        for community, place in (*configured, *self._rows):
+            index.setdefault(self._digest(community.name.reveal()), []).append((community, place))
         self._index = {digest: tuple(entries) for digest, entries in index.items()}
+        self.ports_matter = any(place is not None and place.ports_matter for _, place in self._rows)
         if self._epoch is not None:
             self._epoch.bump()

@@ -16,7 +16,8 @@ from pysnmp.proto import error
 from pysnmp.proto.rfc1902 import Integer32, OctetString
 from pysnmp.proto.rfc3412 import MsgAndPduDispatcher
 
-from agent.engine.usm import LocalUser, Usm, UsmError
+from agent.engine.usm import Usm
+from agent.engine.usm_crypto import LocalUser, UsmError
 
 AUTH = {
     "": pysnmp_config.USM_AUTH_NONE,
@@ -69,7 +70,7 @@ class BoundedCache:
         return not self._entries
 
 
-def new_engine(usm: Usm, dispatcher: MsgAndPduDispatcher) -> SnmpEngine:
+def new_engine(usm: Usm, dispatcher: MsgAndPduDispatcher | None = None) -> SnmpEngine:
     """A pysnmp engine that runs with our engine ID, boots and clock."""
     engine = SnmpEngine(maxMessageSize=usm.max_size, msgAndPduDsp=dispatcher)
     identity, boots, clock = engine.get_mib_builder().import_symbols(

@@ -24,6 +24,18 @@ class Resource:
     up_time: int
 
 
+ENABLED = 1
+DISABLED = 2
+"""Values of snmpEnableAuthenTraps."""
+
+
+class StoredScalar(ScalarWriter, Protocol):
+    """A scalar that SET changes and that outlives restarts."""
+
+    @property
+    def value(self) -> Any: ...
+
+
 class AgentInfo(Protocol):
     """What the agent knows of itself. Times are TimeTicks since its start."""
 
@@ -36,6 +48,11 @@ class AgentInfo(Protocol):
     engine_boots: int
     max_message_size: int
     set_serial: TestAndIncr
+
+    @property
+    def enable_authen_traps(self) -> StoredScalar:
+        """snmpEnableAuthenTraps: ENABLED or DISABLED, kept across restarts."""
+        ...
 
     @property
     def up_time(self) -> int: ...
@@ -103,8 +120,9 @@ def binding(info: AgentInfo) -> ModuleBinding:
             Scalar("sysLocation", lambda g: info.system_value("location"), SystemWriter(info, "location")),
             Scalar("sysServices", lambda g: info.services),
             Scalar("sysORLastChange", lambda g: info.resources_changed),
-            # No authenticationFailure notification is sent yet, so the switch stands on disabled.
-            Scalar("snmpEnableAuthenTraps", lambda g: "disabled"),
+            Scalar(
+                "snmpEnableAuthenTraps", lambda g: info.enable_authen_traps.value, info.enable_authen_traps
+            ),
             Scalar("snmpSetSerialNo", lambda g: info.set_serial.value, set_serial),
             *(_counter(info, name) for name in COUNTERS),
         ],

@@ -142,7 +142,7 @@ RULES = (
         "agent.engine",
         "agent.smi",
         "agent.config",
-        "agent.tables.snmpv2_mib",
+        "agent.tables",
         third="pysnmp pyasn1 cryptography mibs",
     ),
     rule("agent", "agent", third="pysnmp pyasn1 vici pyroute2 mibs"),
