@@ -1,7 +1,7 @@
 """RFC 3416 section 4.2 on plans: which VarBinds answer a request, in at most so many octets.
 
-A plan is what a PDU asks, with names looked up and readers found: for GET one (reader, key, name) a
-name; else one (position in the sight, key to go on from, name).
+A plan is what a PDU asks, with its names looked up: for GET the place of each name, else of each name (position
+in the sight, key to go on from, name).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from itertools import accumulate, chain
 
 from agent.engine.fastpath import parse
 from agent.engine.fastpath.errors import NotMine, Refused
-from agent.engine.fastpath.sight import Plan, Read, Sight, hidden
+from agent.engine.fastpath.names import Place
+from agent.engine.fastpath.sight import Plan, Sight, hidden
 from agent.engine.pdu import GET, GETBULK, GETNEXT
 from agent.smi import ber
 from agent.smi.controller import ReadError
@@ -21,7 +22,6 @@ UNLIMITED = 1 << 30
 AROUND_A_NAME = 6
 """Octets of a VarBind beside its name's contents, at least."""
 
-Asked = tuple[Read, bytes, bytes]
 Step = tuple[int, bytes | None, bytes]
 
 
@@ -30,11 +30,9 @@ def plan(sight: Sight, kind: int, tail: bytes) -> Plan:
     first, second, position = parse.varbinds(tail)
     places = sight.names.places(tail, position)
     if kind == GET:
-        reads = sight.reads
-        asked = [(hidden if key is None else reads[leaf], key, name) for leaf, key, name in places]
-        if sight.unread and any(read is None for read, _, _ in asked):
+        if sight.unread and any(key is not None and sight.reads[leaf] is None for leaf, key, _ in places):
             raise NotMine
-        return kind, asked, 0, 0
+        return kind, places, 0, 0
     if kind != GETNEXT and (kind != GETBULK or sight.v1):
         raise NotMine
     steps: list[Step] = []
@@ -62,25 +60,25 @@ def respond(sight: Sight, planned: Plan, room: int) -> bytes:
     return out
 
 
-def _get(sight: Sight, asked: list[Asked]) -> bytes:
+def _get(sight: Sight, places: list[Place]) -> bytes:
+    reads = sight.reads
     out: list[bytes] = []
     try:
-        if not sight.v1:
-            for read, key, name in asked:
-                out.append(read(key) or _missing(read, name))
-            return b"".join(out)
-        for read, key, _ in asked:
-            varbind = read(key)
+        for leaf, key, name in places:
+            varbind = None
+            if key is not None:
+                read = reads[leaf]
+                assert read is not None
+                varbind = read(key)
             if varbind is None:
-                raise Refused(ErrorStatus.noSuchName, len(out) + 1)
+                if sight.v1:
+                    raise Refused(ErrorStatus.noSuchName, len(out) + 1)
+                missing = key is None or read is hidden
+                varbind = ber.varbind(name, ber.NO_SUCH_OBJECT if missing else ber.NO_SUCH_INSTANCE)
             out.append(varbind)
     except ReadError as error:
         raise Refused(error.code, len(out) + 1) from None
     return b"".join(out)
-
-
-def _missing(read: Read, name: bytes) -> bytes:
-    return ber.varbind(name, ber.NO_SUCH_OBJECT if read is hidden else ber.NO_SUCH_INSTANCE)
 
 
 def _next(sight: Sight, steps: list[Step]) -> bytes:
