@@ -105,6 +105,16 @@ class _StringPart(_Part):
 
 
 class _OidPart(_Part):
+    """`least`: 1 where an OID of one sub-identifier is an index, because it is never shown as a value."""
+
+    least = 2  # RFC 2578 §7.1.3: at least two sub-identifiers
+
+    def encode(self, value: Any, out: list[int]) -> None:
+        if self.least == 1 and value in ((0,), (1,), (2,)):
+            self._encode(value, out)
+        else:
+            super().encode(value, out)
+
     def _encode(self, native: Any, out: list[int]) -> None:
         if not self.implied:
             out.append(len(native))
@@ -119,7 +129,7 @@ class _OidPart(_Part):
             size = numbers[position]
             position += 1
         value = numbers[position : position + size]
-        if len(value) != size or size < 2:  # RFC 2578 §7.1.3: at least two sub-identifiers
+        if len(value) != size or size < self.least:
             raise BadIndex(f"{self.name}: no object identifier")
         return tuple(value), position + size
 
@@ -146,14 +156,22 @@ class IndexCodec:
     def of_row(cls, row: Object, mibs: MibSet) -> IndexCodec:
         """The codec of a conceptual row of the compiled MIB. Raises ValueError where it can have none."""
         parts = []
+        hidden: set[str] = set()
         for part in row.index:
             definition = mibs[f"{part.module}::{part.name}"]
             if definition.syntax is None:
                 raise ValueError(f"{row}: INDEX object {part.name} has no SYNTAX")
             parts.append((part.name, definition.syntax, part.implied))
+            if definition.access == "not-accessible":
+                hidden.add(part.name)
         if not parts:
             raise ValueError(f"{row}: no INDEX")
-        return cls(parts, len(row.oid) + 1)
+        made = cls(parts, len(row.oid) + 1)
+        for made_part in made.parts:
+            if isinstance(made_part, _OidPart) and made_part.name in hidden:
+                # managers name the subtree 1 (iso) of a view so
+                made_part.least = 1
+        return made
 
     def encode(self, values: IndexValues) -> Oid:
         """Sub-identifiers of an instance.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smi_support import ADDRESS, COLOUR, FIXED, INET, INET_TYPE, INTEGER, OCTETS, OID, SMALL, TRUTH, UNSIGNED
 
 from agent.smi.index import BadIndex, IndexCodec, IndexTooLong
-from mibs.loader import Syntax
+from mibs.loader import IndexPart, MibSet, Module, Object, Syntax
 
 
 def codec(*parts: Syntax, implied: bool = False, length: int = 11) -> IndexCodec:
@@ -137,3 +137,20 @@ def test_what_decodes_encodes_to_the_same(numbers: list[int]) -> None:
         assert made.encode(values) == tuple(numbers)
     except BadIndex:
         assert values[2][0] > 2 or values[2][1:2] > (39,) or len(values[2]) < 2  # no OID at all
+
+
+@pytest.mark.parametrize(("access", "short"), [("not-accessible", True), ("read-only", False)])
+def test_an_oid_of_one_sub_identifier_is_an_index_where_it_is_never_a_value(access: str, short: bool) -> None:
+    column = Object("aTree", "A-MIB", (1, 3, 1, 1), "column", OID, access, row="aEntry")
+    row = Object("aEntry", "A-MIB", (1, 3, 1), "row", None, index=(IndexPart("aTree", "A-MIB"),))
+    made = IndexCodec.of_row(row, MibSet([Module("A-MIB", "src", objects=(row, column))]))
+    assert made.decode((3, 1, 3, 6)) == ((1, 3, 6),)
+    if short:
+        assert made.decode((1, 1)) == ((1,),)
+        assert made.encode(((1,),)) == (1, 1)
+        assert made.encode(((1, 3),)) == (2, 1, 3)
+    else:
+        with pytest.raises(BadIndex):
+            made.decode((1, 1))
+    with pytest.raises(BadIndex):
+        made.decode((0,))
