@@ -70,7 +70,10 @@ def matches(family: Subtree, oid: Oid, length: int) -> bool:
 
 
 class AccessControl:
-    """vacmSecurityToGroupTable, vacmAccessTable, vacmViewTreeFamilyTable and vacmContextTable in memory."""
+    """What vacmSecurityToGroupTable, vacmAccessTable, vacmViewTreeFamilyTable and vacmContextTable decide.
+
+    One object serves as long as the engine does and is changed in place; a MibView that it gave stays as it was.
+    """
 
     def __init__(
         self,
@@ -79,11 +82,26 @@ class AccessControl:
         views: Mapping[str, Iterable[Subtree]],
         contexts: Iterable[str] = ("",),
     ) -> None:
+        self._contexts = frozenset(contexts)
+        self._decided: dict[tuple[int, str, int, str, str], MibView | Failure] = {}
+        self.replace(members, access, views)
+
+    def replace(
+        self,
+        members: Mapping[tuple[int, str], str],
+        access: Iterable[AccessEntry],
+        views: Mapping[str, Iterable[Subtree]],
+    ) -> None:
+        """Decide by these tables from now on. Whoever keeps decisions is told by the epoch."""
         self._members = dict(members)
         self._access = tuple(access)
         self._views = {name: MibView(families) for name, families in views.items()}
+        self._decided.clear()
+
+    def set_contexts(self, contexts: Iterable[str]) -> None:
+        """The contexts that there are from now on."""
         self._contexts = frozenset(contexts)
-        self._decided: dict[tuple[int, str, int, str, str], MibView | Failure] = {}
+        self._decided.clear()
 
     def view(self, model: int, name: str, level: int, context: str, kind: str) -> MibView | Failure:
         """The view for one request (RFC 3415 section 3.2 steps 1 to 4).
@@ -116,8 +134,9 @@ class AccessControl:
         ]
         if not rows:
             return Failure.noAccessEntry
-        # section 3.2 step 3: the model itself before any, exact context before prefix, longer prefix, level
-        row = max(rows, key=lambda r: (r.model == model, not r.context_prefix, len(r.context), r.level))
+        # section 4 (vacmAccessTable): the model itself before any, the longest prefix (the whole contextName is
+        # the longest that there is), the highest level
+        row = max(rows, key=lambda r: (r.model == model, len(r.context), r.level))
         view = {"read": row.read, "write": row.write, "notify": row.notify}[kind]
         if not view:
             return Failure.noSuchView

@@ -9,6 +9,7 @@ await agent.stop()
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import platform
 import secrets
@@ -18,29 +19,29 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from pysnmp.entity.engine import SnmpEngine
-
-from agent.config import Config, ConfigError
+from agent.config import Config, ConfigError, User
 from agent.engine import state
 from agent.engine.access import AccessControl
 from agent.engine.communities import Communities
 from agent.engine.counters import EngineCounters
-from agent.engine.dispatcher import Dispatcher, EngineTransport
+from agent.engine.dispatcher import Dispatcher
 from agent.engine.epoch import Epoch
 from agent.engine.fastpath import FastPath
 from agent.engine.lcd import Lcd
+from agent.engine.lcd_access import AccessTables
+from agent.engine.lcd_users import UserTable
 from agent.engine.notifications import NotificationOriginator, TrapLimit
 from agent.engine.notifications_bindings import bindings as notification_bindings
-from agent.engine.pysnmp_engine import new_engine, set_users
 from agent.engine.responder import CommandResponder
 from agent.engine.targets_tables import TargetTables
-from agent.engine.transport import Peer
+from agent.engine.transport import Peer, UdpTransport
 from agent.engine.usm import Usm
+from agent.engine.usm_crypto import LocalUser, localize
 from agent.smi.ber import Oid
 from agent.smi.bindings import ModuleBinding
 from agent.smi.controller import Controller
 from agent.smi.rowstatus import TestAndIncr
-from agent.tables import snmpv2_mib
+from agent.tables import snmp_mpd, snmp_usm, snmp_vacm, snmpv2_mib
 from agent.tables.snmpv2_mib import Resource
 from mibs.loader import MibSet, load
 
@@ -63,6 +64,13 @@ class SnmpAgent:
         self.counters = EngineCounters()
         self.epoch = Epoch()
         self.lcd = Lcd(config.state_dir, self.epoch)
+        self.access = AccessControl({}, (), {})
+        self.access_tables = AccessTables(self.lcd, self.access)
+        self.access_tables.configure(config)
+        self.usm: Usm | None = None
+        self.users = UserTable(self.lcd, self._users_changed)
+        self._localized: dict[User, LocalUser] = {}
+        self.contexts_stamp = 0
         self._started = time.monotonic()
         self.set_serial = TestAndIncr(secrets.randbelow(2**31))
         self.engine_id = b""
@@ -85,19 +93,22 @@ class SnmpAgent:
             own.append(snmpv2_mib.framework_binding(self))
         own += [
             module
-            for module in notification_bindings(
-                self.targets, TestAndIncr(secrets.randbelow(2**31)), lambda: self.counters.unknown_contexts
+            for module in (
+                *notification_bindings(
+                    self.targets,
+                    TestAndIncr(secrets.randbelow(2**31)),
+                    lambda: self.counters.unknown_contexts,
+                ),
+                *self._security_bindings(),
             )
             if module.name in self._mibs.modules
         ]
         self.controller = Controller([*own, *bindings], self._mibs, model)
         self.resources = self._resources()
-        self.engine: SnmpEngine | None = None
-        self.usm: Usm | None = None
         self._dispatcher: Dispatcher | None = None
-        self._transport: EngineTransport | None = None
+        self._transport: UdpTransport | None = None
         self.fast: FastPath | None = None
-        self._responder = CommandResponder(self.controller, _access(config), self.counters)
+        self._responder = CommandResponder(self.controller, self.access, self.counters)
         self._values: state.SystemValues | None = None
         self._lock: state.StateLock | None = None
 
@@ -119,16 +130,17 @@ class SnmpAgent:
         self.lcd.load()
         self.engine_id, self.engine_boots = kept.engine_id, kept.boots
         usm = Usm(kept, config.max_message_size, self.counters)
-        usm.set_users(config.users)
+        self.usm = usm
+        self._localized = {user: localize(user, kept.engine_id) for user in config.users}
+        self.users.activate_clones = config.activate_clones
+        self.users.configure(kept.engine_id, self._localized)
+        self._users_changed()
         communities = self.communities
         self.targets.attach(kept.engine_id)
         dispatcher = Dispatcher(self.counters, communities)
         dispatcher.on_auth_failure = self._authentication_failed
-        engine = new_engine(usm, dispatcher)
-        set_users(engine, usm.users.values())
-        transport = EngineTransport(dispatcher.receive)
-        dispatcher.attach(engine, usm, self._responder, transport)
-        engine.register_transport_dispatcher(transport)
+        transport = UdpTransport(dispatcher.receive)
+        dispatcher.attach(usm, self._responder, transport)
         dispatcher.communities.set_config(config.communities)
         self.fast = FastPath(
             self._responder,
@@ -141,7 +153,7 @@ class SnmpAgent:
         transport.fast = self.fast.answer
         self._responder.set_timeout = config.set_timeout
         transport.listen(config.listen)
-        self.engine, self.usm, self._dispatcher, self._transport = engine, usm, dispatcher, transport
+        self._dispatcher, self._transport = dispatcher, transport
         self.controller.attend()
         self.notifications.start(usm, config.users)
         self.notify("coldStart", ())
@@ -154,8 +166,8 @@ class SnmpAgent:
 
     async def stop(self) -> None:
         """Stop to listen, end SETs that still run, close. May be called more than once."""
-        transport, dispatcher, engine = self._transport, self._dispatcher, self.engine
-        self._transport = self._dispatcher = self.engine = None
+        transport, dispatcher = self._transport, self._dispatcher
+        self._transport = self._dispatcher = None
         self.controller.leave()
         self.notifications.stop()
         if transport is not None:
@@ -163,8 +175,6 @@ class SnmpAgent:
             transport.close()
         if dispatcher is not None:
             await dispatcher.drain()
-        if engine is not None:
-            engine.unregister_transport_dispatcher()
         if self._lock is not None:
             self._lock.release()
 
@@ -177,29 +187,66 @@ class SnmpAgent:
         for name in RESTART_ONLY:
             if getattr(config, name) != getattr(self.config, name):
                 raise ConfigError(f"{config.path}: agent.{name} changed; restart the agent to change it")
-        transport, dispatcher, engine, usm = self._transport, self._dispatcher, self.engine, self.usm
-        if transport is None or dispatcher is None or engine is None or usm is None:
+        transport, dispatcher, usm = self._transport, self._dispatcher, self.usm
+        if transport is None or dispatcher is None or usm is None:
             raise RuntimeError("the agent is not running")
-        access = _access(config)
-        if config.users != self.config.users:
-            before = dict(usm.users)
-            usm.set_users(config.users)
-            try:
-                transport.listen(config.listen)
-                set_users(engine, usm.users.values(), before.values())
-            except Exception:
-                usm.users = before
-                raise
-        else:
-            transport.listen(config.listen)
+        localized = await asyncio.to_thread(self._localize, config, usm.engine_id)
+        if self._transport is not transport:
+            return
+        transport.listen(config.listen)
+        # from here on nothing fails and nothing waits: a request sees all of the old or all of the new
+        self._localized = localized
+        self.users.activate_clones = config.activate_clones
+        self.users.configure(usm.engine_id, localized)
+        self.access_tables.configure(config)
         dispatcher.communities.set_config(config.communities)
         self.targets.configure(config.communities, config.notifications)
         self.notifications.set_users(config.users)
-        self._responder.access = access
         self.epoch.bump()
         self._responder.set_timeout = config.set_timeout
         self.config = config
         self._configure_system(config)
+
+    # -- users, access, contexts ----------------------------------------------------------------------------
+
+    def add_context(self, name: str, model: Any) -> None:
+        """Serve the same modules over another model, as the context `name`. Raises ValueError when it exists."""
+        self.controller.add_context(name, model)
+        self._contexts_changed()
+
+    def remove_context(self, name: str) -> None:
+        """Serve a context no longer. Raises KeyError when there is none."""
+        self.controller.remove_context(name)
+        self._contexts_changed()
+
+    def _contexts_changed(self) -> None:
+        self.access.set_contexts(self.controller.contexts)
+        self.contexts_stamp += 1
+        self.epoch.bump()
+
+    def _users_changed(self) -> None:
+        if self.usm is not None:
+            self.usm.set_users(self.users.users())
+
+    def _localize(self, config: Config, engine_id: bytes) -> dict[User, LocalUser]:
+        """Keys of the configured users. Only those of new ones are made: it takes milliseconds each."""
+        return {user: self._localized.get(user) or localize(user, engine_id) for user in config.users}
+
+    def _security_bindings(self) -> list[ModuleBinding]:
+        def count(name: str) -> int:
+            value: int = getattr(self.counters, name)
+            return value
+
+        def lock() -> TestAndIncr:
+            return TestAndIncr(secrets.randbelow(2**31))
+
+        return [
+            snmp_mpd.binding(count),
+            snmp_usm.binding(self.users.table, self.users.writer, lock(), count),
+            snmp_vacm.binding(
+                self.access_tables, lock(), lambda: self.controller.contexts, lambda: self.contexts_stamp
+            ),
+        ]
 
     # -- notifications --------------------------------------------------------------------------------------
 
@@ -281,7 +328,3 @@ _COUNTER_FIELDS = {
     for field in fields(EngineCounters)
     if field.name.replace("_", "").lower() == name.lower()
 }
-
-
-def _access(config: Config) -> AccessControl:
-    return AccessControl(config.members, config.access, config.views)

@@ -14,6 +14,7 @@ from agent.engine.access import AccessControl, Failure, MibView
 from agent.engine.counters import EngineCounters
 from agent.engine.messages import V1, V3
 from agent.engine.pdu import GET, GETBULK, RequestPdu
+from agent.engine.requester import requester
 from agent.smi import ber
 from agent.smi.controller import Controller, ReadError, View
 from agent.smi.errors import V1_ERROR_STATUS, ErrorStatus
@@ -135,7 +136,11 @@ class CommandResponder:
         # The response holds the request's own VarBinds: whether it fits is known before anything is done.
         if len(request.echo) > pdus.varbinds_room(budget, request.request_id, 18, len(request.varbinds)):
             return self.too_big(request, who, budget)
-        outcome = await self._transact(request, view)
+        token = requester.set(who)
+        try:
+            outcome = await self._transact(request, view)
+        finally:
+            requester.reset(token)
         if outcome.status is not ErrorStatus.noError:
             return self.error(request, who, outcome.status, outcome.index, budget)
         return pdus.response(request.request_id, ErrorStatus.noError, 0, request.echo)

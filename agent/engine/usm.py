@@ -8,10 +8,9 @@ whoever an unauthenticated message names. pysnmp's USM serves where this engine 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.config import User
 from agent.engine import messages
 from agent.engine import pdu as pdus
 from agent.engine import usm_crypto as crypto
@@ -20,7 +19,7 @@ from agent.engine.messages import ScopedPdu, V3Frame
 from agent.engine.state import MAX_BOOTS, EngineState
 from agent.engine.usm_crypto import AUTH as AUTH
 from agent.engine.usm_crypto import PRIV as PRIV
-from agent.engine.usm_crypto import LocalUser, localize
+from agent.engine.usm_crypto import LocalUser as LocalUser
 from agent.engine.usm_crypto import UsmError as UsmError
 from agent.smi import ber
 
@@ -77,6 +76,7 @@ class Usm:
         self.max_size = max_size
         self.counters = counters
         self.users: dict[bytes, LocalUser] = {}
+        self._others: dict[tuple[bytes, bytes], LocalUser] = {}
         self._started = _clock()
         self._salt = crypto.new_salt()
 
@@ -85,9 +85,14 @@ class Usm:
         """snmpEngineTime: seconds since this start, by a clock that nobody sets and that suspending does not stop."""
         return int(_clock() - self._started) & 0x7FFFFFFF
 
-    def set_users(self, users: Iterable[User]) -> None:
-        """Replace all users. Raises UsmError, and then nothing has changed."""
-        self.users = {user.name.encode(): localize(user, self.engine_id) for user in users}
+    def set_users(self, users: Mapping[tuple[bytes, bytes], LocalUser]) -> None:
+        """Replace all users, by engine ID and name: those of this engine, and those whose keys are for others."""
+        self.users = {name: user for (engine_id, name), user in users.items() if engine_id == self.engine_id}
+        self._others = {key: user for key, user in users.items() if key[0] != self.engine_id}
+
+    def find(self, name: bytes, engine_id: bytes) -> LocalUser | None:
+        """The user with keys for an engine, this one or another."""
+        return self.users.get(name) if engine_id == self.engine_id else self._others.get((engine_id, name))
 
     # -- incoming -------------------------------------------------------------------------------------------
 
