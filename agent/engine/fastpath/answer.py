@@ -27,14 +27,14 @@ Step = tuple[int, bytes | None, bytes]
 
 def plan(sight: Sight, kind: int, tail: bytes) -> Plan:
     """Read what follows the request-id of a PDU of type `kind`. Raises NotMine, IndexError."""
+    if kind != GET and kind != GETNEXT and (kind != GETBULK or sight.v1):
+        raise NotMine
     first, second, position = parse.varbinds(tail)
     places = sight.names.places(tail, position)
     if kind == GET:
         if sight.unread and any(key is not None and sight.reads[leaf] is None for leaf, key, _ in places):
             raise NotMine
         return kind, places, 0, 0
-    if kind != GETNEXT and (kind != GETBULK or sight.v1):
-        raise NotMine
     steps: list[Step] = []
     for leaf, after, name in places:
         position = sight.first[leaf]

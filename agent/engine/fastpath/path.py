@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,7 +20,11 @@ from agent.engine.fastpath.v3 import V3Door, V3User
 from agent.engine.responder import CommandResponder, Requester
 from agent.engine.usm import USM, Secured, Usm
 from agent.smi import ber
+from agent.smi.counters import LimitedLog
 from agent.smi.errors import ErrorStatus
+
+log = logging.getLogger(__name__)
+limited = LimitedLog(log)
 
 MAX_SESSIONS = 1024
 """Communities from a host, and contexts of a user, that are remembered."""
@@ -67,7 +72,7 @@ class FastPath:
         self._decided = epoch.value
         self._communities: dict[tuple[bytes, str], CommunitySession] = {}
         self._door = V3Door(usm, authenticated)
-        self._sights: list[Sight] = []
+        self._sights: dict[tuple[int, str, int, str], Sight] = {}
         self._plans = 0
         self._seen = [0] * (SEEN + 1)
 
@@ -98,6 +103,11 @@ class FastPath:
                 return self._community(data, position, address)
         except (NotMine, IndexError):
             pass
+        except Exception as error:
+            # each is a bug; the plain path, which is simpler, may still have an answer
+            self._counters.internal_errors += 1
+            limited.warning(f"fast/{type(error).__name__}", "fast path on %s: %r", address[0], error)
+            log.debug("traceback of the fast path", exc_info=True)
         # the plain path counts it itself
         self._counters.in_pkts -= 1
         return None
@@ -184,6 +194,10 @@ class FastPath:
 
     def _sight(self, model: int, name: str, level: int, context: str) -> Sight:
         """What somebody may read, found out as the plain path does. Raises NotMine for nothing at all."""
+        key = (model, name, level, context)
+        sight = self._sights.get(key)
+        if sight is not None:
+            return sight
         view = self._responder.access.view(model, name, level, context, "read")
         if isinstance(view, Failure):
             raise NotMine
@@ -192,7 +206,10 @@ class FastPath:
         if store is None:
             raise NotMine
         sight = Sight(self._names, controller.leaves, store.stores, view, model == 1)
-        self._sights.append(sight)
+        if len(self._sights) >= MAX_SESSIONS:
+            # sessions go with what they see
+            self.forget()
+        self._sights[key] = sight
         return sight
 
     def _plan(self, sight: Sight, kind: int, tail: bytes) -> Plan:
@@ -212,7 +229,7 @@ class FastPath:
     def _keep(self, sight: Sight, tail: bytes, plan: Plan) -> None:
         self._plans += 1
         if self._plans > MAX_PLANS:
-            for each in self._sights:
+            for each in self._sights.values():
                 each.plans.clear()
             self._plans = 1
         sight.plans[tail] = plan
