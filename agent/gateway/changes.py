@@ -1,12 +1,12 @@
 """Which subjects of a domain changed after a stamp, each once.
 
 A domain is what tables name when they ask whether they are still up to date ("ike", "tunnel", ...). Its stamp rises
-with the first change after it was read, so that all changes between two readings share one stamp. Each source has a
-log of its own for each domain: a view of one source reads that one, the view of all sources reads them all.
+with every change. Each source has a log of its own for each domain: a view of one source reads that one, the view of
+all sources reads them all.
 
-Memory: changes of one stamp are one set, and neighbouring sets are merged as in a binary counter, so that there are
-at most about twice as many entries as there are subjects, and as few sets as the logarithm of that. A log that
-mostly holds subjects that are gone forgets its oldest set; who has not read since is told to read all again.
+Memory: what changes between two readings is one set, and neighbouring sets are merged as in a binary counter, so that
+there are at most about twice as many entries as there are subjects, and as few sets as the logarithm of that. A log
+that mostly holds subjects that are gone forgets its oldest set; who has not read since is told to read all again.
 Nothing is remembered of a domain that nobody has ever asked for.
 """
 
@@ -41,20 +41,24 @@ class Subject(Protocol):
     def alive(self) -> bool: ...
 
 
+class Stamped(Protocol):
+    """Something whose stamp changes whenever it does."""
+
+    @property
+    def stamp(self) -> int: ...
+
+
 class Domain:
     """The stamp of one domain over all sources."""
 
-    __slots__ = ("asked", "read", "stamp")
+    __slots__ = ("asked", "stamp")
 
     def __init__(self) -> None:
         self.stamp = 1
-        self.read = False  # since the stamp last rose
         self.asked = False  # ever
 
     def changed(self) -> None:
-        if self.read:
-            self.stamp += 1
-            self.read = False
+        self.stamp += 1
 
 
 class ChangeLog:
@@ -65,39 +69,35 @@ class ChangeLog:
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.stamp = self.floor = domain.stamp
-        self._sets: list[tuple[int, dict[Subject, None]]] = []  # oldest first
-        self._open: dict[Subject, None] = {}  # the last of them
+        self._sets: list[
+            tuple[int, dict[Subject, None]]
+        ] = []  # with the stamp of their last change, oldest first
+        self._open: dict[Subject, None] = {}  # changed since anybody read
         self._check_at = FEW
 
     def __len__(self) -> int:
-        return sum(len(entries) for _, entries in self._sets)
+        return len(self._open) + sum(len(entries) for _, entries in self._sets)
 
     def mark(self, subject: Subject) -> None:
         """`subject` has changed, has come or is gone."""
         domain = self.domain
-        if not domain.asked:
-            return
-        if domain.read:
-            domain.stamp += 1
-            domain.read = False
-        if self.stamp != domain.stamp:
-            self._begin(domain.stamp)
-        self._open[subject] = None
+        if domain.asked:
+            self.stamp = domain.stamp = domain.stamp + 1
+            self._open[subject] = None
 
     def mark_all(self, subjects: Iterable[Subject]) -> None:
         """The same for many."""
         domain = self.domain
-        if not domain.asked:
-            return
-        domain.changed()
-        if self.stamp != domain.stamp:
-            self._begin(domain.stamp)
-        self._open.update(dict.fromkeys(subjects))
+        if domain.asked:
+            self.stamp = domain.stamp = domain.stamp + 1
+            self._open.update(dict.fromkeys(subjects))
 
     def since(self, stamp: int) -> dict[Subject, None] | None:
-        """The subjects that changed after `stamp`; None when that is too long ago to be known."""
+        """The subjects that changed after `stamp`, and perhaps some more; None when that is too long ago."""
         if stamp < self.floor:
             return None
+        if self._open:
+            self._close()
         found: dict[Subject, None] = {}
         for made, entries in reversed(self._sets):
             if made <= stamp:
@@ -105,20 +105,28 @@ class ChangeLog:
             found.update(entries)
         return found
 
-    def _begin(self, stamp: int) -> None:
-        self.stamp = stamp
+    def _close(self) -> None:
+        # The new set stays alone for now: who reads all the time gets nothing twice.
         sets = self._sets
         while len(sets) > 1 and len(sets[-2][1]) < 2 * len(sets[-1][1]):
-            newer, entries = sets.pop()
-            older = sets.pop()[1]
-            older.update(entries)
-            sets.append((newer, older))
-        if len(sets) == 1 and len(sets[0][1]) >= self._check_at:
-            self._forget_gone()
+            self._merge()
+        sets.append((self.stamp, self._open))
         self._open = {}
-        sets.append((stamp, self._open))
 
-    def _forget_gone(self) -> None:
+    def _merge(self) -> None:
+        newer, entries = self._sets.pop()
+        older = self._sets.pop()[1]
+        older.update(entries)
+        self._sets.append((newer, older))
+
+    def trim(self) -> None:
+        """Forget everything if most of it is about subjects that are gone. Call it now and then."""
+        if len(self) < self._check_at:
+            return
+        if self._open:
+            self._close()
+        while len(self._sets) > 1:
+            self._merge()
         stamp, entries = self._sets[0]
         living = sum(subject.alive for subject in entries)
         if living * 2 < len(entries):
@@ -133,6 +141,14 @@ class Domains:
 
     def __init__(self) -> None:
         self.of = {name: Domain() for name in DOMAINS}
+
+    def ask(self, name: str) -> Domain:
+        """A domain whose changes are remembered from now on; one that never changes for an unknown name."""
+        found = self.of.get(name)
+        if found is None:
+            return Domain()
+        found.asked = True
+        return found
 
     def changed(self, *names: str) -> None:
         """Something changed in domains that do not tell their subjects."""
@@ -153,3 +169,8 @@ class Changes:
         self.selector = self.of[SELECTOR]
         self.spi = self.of[SPI]
         self.sa = self.of[SA]
+
+    def trim(self) -> None:
+        """Bound what is remembered. Call it about once a second."""
+        for log in self.of.values():
+            log.trim()

@@ -93,6 +93,7 @@ class Feed:
         """Let time pass."""
         source, now = self.source, self.gateway.clock()
         self._forget_ended(now)
+        source.changes.trim()
         if source.status is SourceStatus.STALE and source.last_contact is not None:
             if now - source.last_contact >= self.gateway.settings.stale_after:
                 source.status = SourceStatus.DOWN

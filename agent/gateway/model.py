@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.gateway.changes import DOMAINS, FAILURE, HISTORY, SOURCE, SUBJECTS, Domains
+from agent.gateway.changes import DOMAINS, FAILURE, HISTORY, SOURCE, SUBJECTS, Domains, Stamped
 from agent.gateway.feed import Feed
 from agent.gateway.indexes import IndexRegistry
 from agent.gateway.rings import Ended, Failure, Ring
@@ -57,12 +57,8 @@ class Gateway(View):
 
     # --- what the controller asks -------------------------------------------------------------------------------------
 
-    def generation(self, domain: str) -> int:
-        shared = self.domains.of.get(domain)
-        if shared is None:
-            return 0
-        shared.read = shared.asked = True
-        return shared.stamp
+    def watch(self, domain: str) -> Stamped:
+        return self.domains.ask(domain)
 
     def changes(self, domain: str, since: int) -> Changed | None:
         return None if since < self._floors.get(domain, 0) else super().changes(domain, since)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from agent.gateway.changes import SELECTOR, SUBJECTS, Domains
+from agent.gateway.changes import SELECTOR, SUBJECTS, Domains, Stamped
 from agent.gateway.counters import Counts
 from agent.gateway.rings import Ended, Failure
 from agent.gateway.source import Progress, Source
@@ -37,6 +37,10 @@ class View:
 
     def generation(self, domain: str) -> int:
         """Change stamp of a domain (agent.smi.model.Model); an unknown domain never changes."""
+        return self.watch(domain).stamp
+
+    def watch(self, domain: str) -> Stamped:
+        """What has the change stamp of a domain as `stamp`, now and later: for those who look at it all the time."""
         raise NotImplementedError
 
     def changes(self, domain: str, since: int) -> Changed | None:
@@ -212,13 +216,9 @@ class SourceView(View):
     def feeds(self) -> Mapping[str, Feed]:
         return self._feeds
 
-    def generation(self, domain: str) -> int:
-        shared = self.domains.of.get(domain)
-        if shared is None:
-            return 0
-        shared.read = shared.asked = True
-        log = self.feed.source.changes.of.get(domain)
-        return shared.stamp if log is None else log.stamp
+    def watch(self, domain: str) -> Stamped:
+        shared = self.domains.ask(domain)
+        return self.feed.source.changes.of.get(domain, shared)
 
     def history_entries(self) -> Iterable[Ended]:
         name = self.feed.source.name

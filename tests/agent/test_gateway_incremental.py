@@ -8,7 +8,7 @@ from functools import cache
 from ipaddress import ip_address
 from typing import Any
 
-from gateway_lives import CHILDREN, CONNECTIONS, LAN, Ike, Life, LossyLife
+from gateway_lives import CHILDREN, CONNECTIONS, LAN, Ike, LossyLife
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
@@ -17,7 +17,7 @@ from agent.gateway import Selector
 from agent.gateway.counters import CHILD_COUNTS, IKE_COUNTS
 from agent.gateway.records import ConfiguredChild, ConnectionRecord
 from agent.smi.background import Background
-from agent.smi.bound import BoundScalar, BoundTable, Leaf, bind
+from agent.smi.bound import BoundScalar, Leaf, bind
 from agent.smi.counters import SmiCounters
 from agent.smi.store import ContextStore
 from agent.tables import cisco_ipsec_flow_monitor, ipsec_gateway, ipsec_sa_mon
