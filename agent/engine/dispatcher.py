@@ -1,22 +1,16 @@
-"""The message dispatcher (RFC 3412 section 4.2) over pysnmp's.
+"""The message dispatcher (RFC 3412 section 4.2).
 
 Every datagram is checked and counted here first, and what costs least is checked first: a stranger's message is
 dropped before its varbinds are read, before a digest is made, before a Report is. Requests are answered here,
-community-based ones and SNMPv3 alike; what answers a notification of ours goes on to pysnmp. Whatever is malformed
-or unforeseen ends as a counted drop.
+community-based ones and SNMPv3 alike; answers to notifications go to the sockets that those left from, so one that
+comes here is a counted drop, like whatever is malformed or unforeseen.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
-
-from pysnmp.entity.engine import SnmpEngine
-from pysnmp.error import PySnmpError
-from pysnmp.proto.rfc3412 import MsgAndPduDispatcher
 
 from agent.engine import messages
 from agent.engine import pdu as pdus
@@ -28,7 +22,7 @@ from agent.engine.pdu import RequestPdu
 from agent.engine.responder import CommandResponder, Requester, UnknownContext
 from agent.engine.sets import Answer, Recorded, SetQueue
 from agent.engine.summary import Summary
-from agent.engine.transport import DOMAIN_V4, DOMAIN_V6, Peer, UdpTransport
+from agent.engine.transport import Peer, UdpTransport
 from agent.engine.usm import USM, WRONG_DIGESTS, Rejected, Secured, Usm
 from agent.smi import ber
 from agent.smi.counters import LimitedLog
@@ -40,47 +34,26 @@ UNKNOWN_CONTEXTS = (1, 3, 6, 1, 6, 3, 12, 1, 5, 0)
 """snmpUnknownContexts.0 (RFC 3413)."""
 UNKNOWN_PDU_HANDLERS = (1, 3, 6, 1, 6, 3, 11, 2, 1, 3, 0)
 """snmpUnknownPDUHandlers.0 (RFC 3412)."""
-ANSWER_LIFETIME = 120.0
-"""Seconds after a notification of ours that messages from its receiver are taken for answers."""
-MAX_ASKED = 1024
 
 
-class EngineTransport(UdpTransport):
-    """The UDP transport as pysnmp sees it."""
-
-    def send_message(self, outgoingMessage: Any, transportDomain: Any, transportAddress: Any) -> None:
-        """What pysnmp calls for every message that it has made."""
-        if not isinstance(transportAddress, Peer):
-            transportAddress = self.peer(tuple(transportAddress))
-        self.send(bytes(outgoingMessage), transportAddress)
-
-
-class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
-    """pysnmp's dispatcher with our receive path. `attach` completes it before the first datagram."""
+class Dispatcher:
+    """The receive path. `attach` completes it before the first datagram."""
 
     def __init__(self, counters: EngineCounters, communities: Communities) -> None:
-        super().__init__()
         self.counters = counters
         self.communities = communities
         self.limits = ReportLimits()
         self.on_auth_failure: Callable[[Peer], None] | None = None
         """Told of every message under a community or digest that is not right (RFC 3418 authenticationFailure)."""
-        self.on_answer: Callable[[bytes, Peer, V3Frame | None], None] | None = None
-        """Gets what may answer a notification of ours; the frame is that of an SNMPv3 message."""
-        self._asked: OrderedDict[tuple[str, int], float] = OrderedDict()
 
-    def attach(
-        self, engine: SnmpEngine, usm: Usm, responder: CommandResponder, transport: EngineTransport
-    ) -> None:
+    def attach(self, usm: Usm, responder: CommandResponder, transport: UdpTransport) -> None:
         """Give it the engine that it belongs to."""
-        self._engine = engine
         self._usm = usm
         self._responder = responder
         self._transport = transport
         self.sets = SetQueue(responder, self.counters)
         self._summary = Summary(self.counters, lambda: transport.send_errors, time.monotonic())
         transport.register_timer_callback(self._summary.tick)
-        (self._asn1_errors,) = engine.get_mib_builder().import_symbols("__SNMPv2-MIB", "snmpInASNParseErrs")
 
     async def drain(self) -> None:
         """Cancel SETs that still run (they undo what they did) and wait for their end."""
@@ -115,8 +88,8 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
         if message.pdu_type not in pdus.OF_VERSION[version]:
             raise ber.BerError(f"PDU type 0x{message.pdu_type:02x} in a version {version} message")
         if message.pdu_type == pdus.RESPONSE:
-            # the answer to an inform of ours
-            self._answered(data, peer, None)
+            # nothing was asked from here
+            self.counters.unexpected_answers += 1
             return
         community = self.communities.lookup(message.community, version, peer.host, peer.address[1])
         if community is None:
@@ -152,8 +125,8 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
             self.counters.invalid_msgs += 1
             return
         if frame.engine_id != self._usm.engine_id and not frame.reportable:
-            # where another engine is authoritative: the answer to an inform of ours
-            self._answered(data, peer, frame)
+            # the answer of another engine, but nothing was asked from here
+            self.counters.unexpected_answers += 1
             return
         try:
             secured = self._usm.open(data, frame, peer.host)
@@ -239,39 +212,3 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
     def _auth_failed(self, peer: Peer) -> None:
         if self.on_auth_failure is not None:
             self.on_auth_failure(peer)
-
-    # -- what answers us ------------------------------------------------------------------------------------
-
-    def _answered(self, data: bytes, peer: Peer, frame: V3Frame | None) -> None:
-        if self.on_answer is not None:
-            self.on_answer(data, peer, frame)
-        else:
-            self._to_pysnmp(data, peer)
-
-    def send_pdu(self, *arguments: Any, **options: Any) -> Any:
-        """pysnmp's sendPdu (RFC 3411 section 4.1.1.1), which also says whose answer is expected."""
-        address = options["transportAddress"] if "transportAddress" in options else arguments[2]
-        now = time.monotonic()
-        while self._asked and (len(self._asked) >= MAX_ASKED or next(iter(self._asked.values())) < now):
-            self._asked.popitem(last=False)
-        key = (str(address[0]).partition("%")[0], int(address[1]))
-        self._asked[key] = now + ANSWER_LIFETIME
-        self._asked.move_to_end(key)
-        return super().send_pdu(*arguments, **options)
-
-    def _to_pysnmp(self, data: bytes, peer: Peer) -> None:
-        """Hand an answer to pysnmp, if something was asked there: its decoder costs milliseconds a message."""
-        if self._asked.get((peer.host, peer.address[1]), 0.0) < time.monotonic():
-            self.counters.unexpected_answers += 1
-            return
-        errors = int(self._asn1_errors.syntax)
-        try:
-            self.receive_message(self._engine, _domain(peer), peer, data)
-        except PySnmpError as error:
-            self.counters.in_asn_parse_errs += 1
-            log.debug("dropped by pysnmp: %s", type(error).__name__)
-        self.counters.in_asn_parse_errs += int(self._asn1_errors.syntax) - errors
-
-
-def _domain(peer: Peer) -> tuple[int, ...]:
-    return DOMAIN_V6 if ":" in peer.host else DOMAIN_V4

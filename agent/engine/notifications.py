@@ -29,11 +29,10 @@ from agent.engine.notifications_pdu import (
     discovery,
     trap_v1,
 )
-from agent.engine.notifications_wire import (
+from agent.engine.notifications_session import (
     REPORT_NOT_IN_TIME,
     REPORT_UNKNOWN_ENGINE,
     Answer,
-    NotificationWire,
     RemoteEngine,
     Session,
     TooLarge,
@@ -46,6 +45,7 @@ from agent.smi.ber import Oid
 from agent.smi.counters import LimitedLog
 
 if TYPE_CHECKING:
+    from agent.engine.notifications_wire import NotificationWire
     from agent.engine.targets import Selection
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,7 @@ class NotificationOriginator:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
+        self._building: asyncio.Task[None] | None = None
         self._usm: Usm | None = None
         self._wire: NotificationWire | None = None
         self._sockets: dict[bool, socket.socket] = {}
@@ -157,7 +158,6 @@ class NotificationOriginator:
         """Begin to send what was and will be told."""
         self._loop = asyncio.get_running_loop()
         self._usm = usm
-        self._wire = NotificationWire(usm, self._transmit)
         self.set_users(users)
         self._tick = self._loop.call_later(1.0, self._on_tick)
         self._wake()
@@ -169,9 +169,7 @@ class NotificationOriginator:
 
     def stop(self) -> None:
         """Send what needs no answer and can go at once, then forget everything. May be called again."""
-        if self._wire is None:
-            return
-        for _ in range(32):
+        for _ in range(32 if self._wire is not None else 0):
             # the last words of a stopping agent are not worth more of its time
             if not self._step(time.monotonic(), traps_only=True):
                 break
@@ -182,17 +180,18 @@ class NotificationOriginator:
         self._queues.clear()
         self._turns.clear()
         self._queued = 0
-        for timer in (self._timer, self._tick):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._tick = None
+        for pending in (self._timer, self._tick, self._building):
+            if pending is not None:
+                pending.cancel()
+        self._timer = self._tick = self._building = None
         for sock in self._sockets.values():
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
-        self._wire.close()
-        self._wire = None
+        if self._wire is not None:
+            self._wire.close()
+        self._wire = self._usm = None
 
     @property
     def unexpected(self) -> int:
@@ -257,8 +256,18 @@ class NotificationOriginator:
     # -- sending --------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if self._loop is not None and self._wire is not None and self._timer is None and self._turns:
+        if self._loop is None or self._usm is None or self._timer is not None or not self._turns:
+            return
+        if self._wire is not None:
             self._timer = self._loop.call_later(PACE, self._pump)
+        elif self._building is None:
+            self._building = self._loop.create_task(self._build(self._usm))
+
+    async def _build(self, usm: Usm) -> None:
+        """Make the wire when it is first needed, and beside the answers: pysnmp takes a third of a second."""
+        self._wire = await asyncio.to_thread(_new_wire, usm, self._transmit)
+        self._building = None
+        self._wake()
 
     def _pump(self) -> None:
         self._timer = None
@@ -386,8 +395,7 @@ class NotificationOriginator:
         """A user with keys for another engine: a row of usmUserTable, or a password of the configuration."""
         name = destination.security_name.encode()
         assert self._usm is not None
-        find = getattr(self._usm, "find", None)
-        found: LocalUser | None = find(name, engine_id) if find is not None else None
+        found = self._usm.find(name, engine_id)
         if found is not None:
             return found
         key = (name, engine_id)
@@ -536,10 +544,10 @@ class NotificationOriginator:
 
     def _on_tick(self) -> None:
         assert self._loop is not None
-        assert self._wire is not None
         self._tick = self._loop.call_later(1.0, self._on_tick)
         now = time.monotonic()
-        self._wire.tick(now)
+        if self._wire is not None:
+            self._wire.tick(now)
         for key, queue in list(self._queues.items()):
             if not queue.items and not queue.outstanding and now - queue.at > BURST / RATE:
                 del self._queues[key]
@@ -565,6 +573,12 @@ class TrapLimit:
             return False
         self._credit -= 1
         return True
+
+
+def _new_wire(usm: Usm, transmit: Callable[[bytes, Address], None]) -> NotificationWire:
+    from agent.engine.notifications_wire import NotificationWire
+
+    return NotificationWire(usm, transmit)
 
 
 def _check(notification: Notification) -> None:

@@ -14,7 +14,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pyasn1.codec.ber import decoder, encoder
@@ -30,16 +30,14 @@ from agent.engine import messages, usm_crypto
 from agent.engine import pdu as pdus
 from agent.engine.messages import V1, V2C, V3, V3Frame
 from agent.engine.notifications_pdu import INFORM, TRAP_V1, TRAP_V2
-from agent.engine.pysnmp_engine import new_engine
+from agent.engine.notifications_session import REPORT_UNKNOWN_ENGINE, Answer, Session, TooLarge
 from agent.engine.targets import TRANSPORT_UDP_V6, UDP_V4, Address
-from agent.engine.usm import TIME_WINDOW, Usm
-from agent.engine.usm_crypto import LocalUser, UsmDecryptionError
+from agent.engine.usm import Usm
+from agent.engine.usm_crypto import UsmDecryptionError
 from agent.smi import ber
 
 log = logging.getLogger(__name__)
 
-REPORT_UNKNOWN_ENGINE = (1, 3, 6, 1, 6, 3, 15, 1, 1, 4, 0)
-REPORT_NOT_IN_TIME = (1, 3, 6, 1, 6, 3, 15, 1, 1, 2, 0)
 SPECS = {
     TRAP_V1: rfc1157.TrapPDU,
     TRAP_V2: rfc1905.SNMPv2TrapPDU,
@@ -50,67 +48,15 @@ NEVER = 1 << 30
 """Ticks that pysnmp waits: the originator has timers of its own, in hundredths of a second."""
 
 
-@dataclass(slots=True, eq=False)
-class RemoteEngine:
-    """What is known of another authoritative engine (RFC 3414 section 2.3): its clock as of `at`."""
-
-    engine_id: bytes
-    boots: int = 0
-    latest: int = 0
-    at: float = 0.0
-
-    def time(self, now: float) -> int:
-        """snmpEngineTime there by our notion."""
-        return (self.latest + int(now - self.at)) & 0x7FFFFFFF if self.boots else 0
-
-    def is_late(self, boots: int, seconds: int, now: float) -> bool:
-        """Whether an authentic message is outside the time window (section 3.2 step 7b)."""
-        if self.boots == 0x7FFFFFFF or boots < self.boots:
-            return True
-        return boots == self.boots and seconds < self.time(now) - TIME_WINDOW
-
-    def learn(self, boots: int, seconds: int, now: float) -> None:
-        """Take over the clock of an authentic message, when it is newer."""
-        if boots > self.boots or (boots == self.boots and seconds > self.latest):
-            self.boots, self.latest, self.at = boots, seconds, now
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """In whose name one message goes where, and by what its answer is known.
-
-    `remote` is None where this engine is authoritative. `message_id` is the request-id of a community-based
-    message and the msgID of an SNMPv3 one, `handle` pysnmp's; both are known once it was sent.
-    """
-
-    address: Address
-    version: int
-    level: int = 1
-    community: bytes = field(default=b"", repr=False)
-    user: LocalUser | None = None
-    remote: RemoteEngine | None = None
-    discovers: bool = False
-    answered: Callable[[Answer], None] | None = None
-    message_id: int = 0
-    handle: int = 0
-    size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back: the error-status of a Response, or the counter that a Report names."""
-
-    status: int = 0
-    report: tuple[int, ...] | None = None
-    engine_id: bytes = b""
-
-
 class NotificationWire:
     """Sends PDUs and takes in answers. `transmit` puts a datagram on its way."""
 
     def __init__(self, usm: Usm, transmit: Callable[[bytes, Address], None]) -> None:
         self._usm = usm
-        self._engine: SnmpEngine = new_engine(usm)
+        self._engine = SnmpEngine(maxMessageSize=usm.max_size)
+        (identity,) = self._engine.get_mib_builder().import_symbols("__SNMP-FRAMEWORK-MIB", "snmpEngineID")
+        identity.syntax = identity.syntax.clone(OctetString(usm.engine_id))
+        self._engine.snmpEngineID = identity.syntax
         self._transport = _Outlet(transmit)
         self._engine.register_transport_dispatcher(self._transport)
         self._engine.security_models = {
@@ -317,10 +263,6 @@ class _Opened:
     session: Session
     engine_id: bytes
     scoped: bytes
-
-
-class TooLarge(ValueError):
-    """The message is larger than its receiver takes."""
 
 
 class _Outlet(AbstractTransportDispatcher):  # type: ignore[misc]

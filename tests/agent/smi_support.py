@@ -21,8 +21,7 @@ from agent.engine import agent as engine_agent
 from agent.engine import messages
 from agent.engine import usm as usm_module
 from agent.engine.agent import SnmpAgent
-from agent.engine.dispatcher import EngineTransport
-from agent.engine.transport import Peer
+from agent.engine.transport import Peer, UdpTransport
 from agent.smi import Column, ModuleBinding, Scalar, SetError, Table, ber
 from agent.smi.rowstatus import Assign, RowStatus, RowStatusWriter, StoredRow, TestAndIncr
 from mibs.loader import IndexPart, MibSet, Module, Object, Syntax, load
@@ -520,7 +519,7 @@ def rows(count: int) -> list[Row]:
 PEER = Peer(("127.0.0.1", 40000), 0)
 
 
-class Captured(EngineTransport):
+class Captured(UdpTransport):
     """Keeps what would be sent."""
 
     def __init__(self, receive: Any) -> None:
@@ -540,7 +539,7 @@ class Offline:
     def __init__(self, folder: Path, model: Any, text: str = CONFIG, mibs: MibSet | None = None) -> None:
         self.agent = SnmpAgent(config(folder, text), [binding(model)], model, mibs or all_mibs())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine_agent, "EngineTransport", Captured)
+            patch.setattr(engine_agent, "UdpTransport", Captured)
             asyncio.run(self.agent.start())
         transport, dispatcher = self.agent._transport, self.agent._dispatcher
         assert isinstance(transport, Captured)
