@@ -146,16 +146,17 @@ class Controller:
         access: Access | None = None,
         timeout: float = 5.0,
         context: str = "",
+        patience: float | None = None,
     ) -> SetOutcome:
         """One SET PDU: all or nothing (RFC 3416 section 4.2.5).
 
         SETs run one after the other, so that what one has tested still holds when it commits. One whose turn
-        does not come within `timeout` seconds is resourceUnavailable. Raises NoSuchContext, and nothing else
-        but when cancelled.
+        does not come within `patience` (else `timeout`) seconds is resourceUnavailable. Raises NoSuchContext,
+        and nothing else but when cancelled.
         """
         try:
             # waiting counts too: a SET made after its manager has given up would surprise everybody
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout if patience is None else patience):
                 await self._writing.acquire()
         except TimeoutError:
             limited.warning("busy", "SET refused: those before it took more than %g s", timeout)

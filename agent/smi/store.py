@@ -146,6 +146,9 @@ class ColumnStore(LeafStore):
             page = pages[number]
             cells = page.columns[self._number]
             if cells is None or cells.seen != page.changes:
+                if after is not None and after >= page.keys[-1]:
+                    number, after = number + 1, None
+                    continue
                 cells = page.cells(self.leaf, store.counters)
             names, offsets = cells.keys, cells.offsets
             start = 0 if after is None else bisect_right(names, after)
@@ -178,7 +181,13 @@ class ColumnStore(LeafStore):
         while count > len(out):
             if number >= len(pages):
                 return out, last, True
-            cells = pages[number].cells(self.leaf, store.counters)
+            page = pages[number]
+            cells = page.columns[self._number]
+            if cells is None or cells.seen != page.changes:
+                if after is not None and after >= page.keys[-1]:
+                    number, after = number + 1, None
+                    continue
+                cells = page.cells(self.leaf, store.counters)
             names, blob = cells.keys, cells.blob
             start = 0 if after is None else bisect_right(names, after)
             stop = min(start + count - len(out), len(names))

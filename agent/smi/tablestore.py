@@ -233,6 +233,9 @@ class TableStore:
             page = pages[number]
             cells = page.columns[here]
             if cells is None or cells.seen != page.changes:
+                if after is not None and after >= page.keys[-1]:
+                    number, after = number + 1, None
+                    continue
                 cells = page.cells(column, self.counters)
             names = cells.keys
             position = 0 if after is None else bisect_right(names, after)

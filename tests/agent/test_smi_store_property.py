@@ -228,17 +228,25 @@ class StoreMachine(RuleBasedStateMachine):
             self.add([(index, value, "third")])
             second.lines = self.lines([(index, value, "second again")], second.serial)
             self.model.changed(second)
+            self.prepare()
+            others = [s for s in self.model.subjects[:-2] if any(line.index == index for line in s.lines)]
+            for subject in others:
+                self.model.subjects.remove(subject)
+            self.model.changed(*others)
+            self.check_get("tText")
 
     @rule(start=st.integers(0, 36), keep=st.integers(1, 2))
     def thin(self, start: int, keep: int) -> None:
         """Most of a stretch of neighbours goes, the others change."""
         reach = range(start, start + 9)
+        self.touch()
         found = [s for s in self.model.subjects if any(line.index in reach for line in s.lines)]
         for subject in found[keep:]:
             self.model.subjects.remove(subject)
         for subject in found[:keep]:
             subject.lines = [replace(line, values={**line.values, "tGauge": 7}) for line in subject.lines]
         self.model.changed(*found)
+        self.check_get("tGauge")
 
     @rule(start=st.integers(0, 36))
     def crowd(self, start: int) -> None:
