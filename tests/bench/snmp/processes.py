@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,8 @@ class Agent:
     port: int
     rows: int
     log: Path
+    columns: str = table.LOAD_COLUMNS
+    """What load.c is to expect of cipSecTunnelTable."""
 
     def line(self, word: str) -> list[str]:
         """The next line that it says, which must begin with `word`."""
@@ -95,6 +96,8 @@ def _running(name: str, command: Sequence[str], rows: int, folder: Path, port: i
         said = agent.line("ready")
         if len(said) > 1:
             agent.port = int(said[1])
+        if len(said) > 2:
+            agent.columns = said[2]
         yield agent
     finally:
         agent.stop()
@@ -121,18 +124,15 @@ def theirs(rows: int) -> Iterator[Agent]:
             yield agent
 
 
-def load_command(port: int, rows: int, *arguments: str) -> list[str]:
-    """load.c's command line for the bench's table."""
-    return [
-        str(build.load()),
-        *("--port", str(port), "--rows", str(rows), "--entry", table.ENTRY, "--columns", table.LOAD_COLUMNS),
-        *arguments,
-    ]
+def load_command(agent: Agent, *arguments: str) -> list[str]:
+    """load.c's command line for an agent."""
+    table_of = ("--rows", str(agent.rows), "--entry", table.ENTRY, "--columns", agent.columns)
+    return [str(build.load()), "--port", str(agent.port), *table_of, *arguments]
 
 
 def load(agent: Agent, *arguments: str, core: int = SERVER) -> dict[str, Any]:
     """One run of load.c against an agent; its figures. A wrong answer ends the bench."""
-    command = load_command(agent.port, agent.rows, *arguments)
+    command = load_command(agent, *arguments)
     done = subprocess.run(
         ["taskset", "--cpu-list", str(core), *command],
         capture_output=True,
@@ -147,7 +147,3 @@ def load(agent: Agent, *arguments: str, core: int = SERVER) -> dict[str, Any]:
         )
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-def until(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())

@@ -52,9 +52,11 @@ def resident_kilobytes() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
 
 
-async def obey(agent: SnmpAgent, on_word: Callable[[str], str | None] = lambda word: None) -> None:
+async def obey(
+    agent: SnmpAgent, *words: str, on_word: Callable[[str], str | None] = lambda word: None
+) -> None:
     """Say that the agent is ready, then obey each line of standard input until it ends."""
-    print("ready", agent.addresses[0][1], flush=True)
+    print("ready", agent.addresses[0][1], *words, flush=True)
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from bench.snmp.serve import CONFIG, obey
+from bench.snmp.table import ENTRY
 
 from agent.config import parse_config
 from agent.daemon import bindings
@@ -25,9 +26,12 @@ from agent.engine.loop import ServingLoop
 from agent.gateway.model import Gateway
 from agent.gateway.records import ChildRecord, IkeRecord
 from agent.gateway.selectors import Selector
+from agent.smi import ber
 from mibs.loader import load
 
 OURS = IPv4Address("10.0.0.1")
+SLICE = 0.002
+"""Seconds between two looks at what else there is to do, while a listing is taken in."""
 NETWORK = Selector(ip_address("10.1.0.0"), ip_address("10.1.0.255"))
 
 
@@ -109,7 +113,19 @@ async def refresh(gateway: Gateway, records: list[IkeRecord], done: list[int]) -
         await asyncio.sleep(0)
 
 
-SLICE = 0.002
+def columns_of(agent: SnmpAgent) -> str:
+    """The columns of cipSecTunnelTable that these tunnels have, with their types, as load.c takes them."""
+    entry = tuple(map(int, ENTRY.split(".")))
+    store = agent.controller.context("")
+    assert store is not None
+    found = []
+    for leaf, column in zip(agent.controller.leaves, store.stores, strict=True):
+        if leaf.oid[: len(entry)] == entry:
+            octets, count, _, _ = column.run(None, 1, 1 << 16)
+            if count:
+                value = octets.index(ber.oid_content(leaf.oid)) + octets[3]
+                found.append(f"{leaf.oid[-1]}:{octets[value]:x}")
+    return ",".join(found)
 
 
 async def serve(tunnels: int, folder: Path) -> None:
@@ -136,7 +152,7 @@ async def serve(tunnels: int, folder: Path) -> None:
             return f"refreshed {done[0]} {time.perf_counter() - begun:.3f}"
         return None
 
-    await obey(agent, on_word)
+    await obey(agent, columns_of(agent), on_word=on_word)
     await agent.stop()
 
 
