@@ -10,15 +10,14 @@ import logging
 from dataclasses import dataclass
 
 from agent.engine import pdu as pdus
-from agent.engine.access import AccessControl, Failure, MibView
+from agent.engine.access import AccessControl, Failure
 from agent.engine.counters import EngineCounters
 from agent.engine.messages import V1, V3
 from agent.engine.pdu import GET, GETBULK, RequestPdu
 from agent.engine.requester import requester
 from agent.smi import ber
 from agent.smi.controller import Controller, ReadError, View
-from agent.smi.errors import V1_ERROR_STATUS, ErrorStatus
-from agent.smi.transaction import SetOutcome
+from agent.smi.errors import V1_ERROR_STATUS, ErrorStatus, NoSuchContext
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,10 @@ class CommandResponder:
         view = self.access.view(who.model, who.name, who.level, who.context, "read")
         if isinstance(view, Failure):
             return self._denied(request, who, view, budget)
-        seen = self.controller.view(view)
+        try:
+            seen = self.controller.view(view, who.context)
+        except NoSuchContext:
+            return self._denied(request, who, Failure.noSuchContext, budget)
         if request.type == GETBULK:
             return self._bulk(request, seen, who, budget)
         return self._get(request, seen, who, budget)
@@ -128,8 +130,13 @@ class CommandResponder:
 
     # -- Set ------------------------------------------------------------------------------------------------
 
-    async def write(self, request: RequestPdu, who: Requester, budget: int) -> bytes | None:
-        """The Response-PDU of a Set, None when nothing can be sent. May raise UnknownContext."""
+    async def write(
+        self, request: RequestPdu, who: Requester, budget: int, patience: float | None = None
+    ) -> bytes | None:
+        """The Response-PDU of a Set, None when nothing can be sent. May raise UnknownContext.
+
+        `patience`: seconds that it may wait for Sets before it, `set_timeout` unless given.
+        """
         view = self.access.view(who.model, who.name, who.level, who.context, "write")
         if isinstance(view, Failure):
             return self._denied(request, who, view, budget)
@@ -138,15 +145,16 @@ class CommandResponder:
             return self.too_big(request, who, budget)
         token = requester.set(who)
         try:
-            outcome = await self._transact(request, view)
+            outcome = await self.controller.write(
+                request.varbinds, view, self.set_timeout, who.context, patience
+            )
+        except NoSuchContext:
+            return self._denied(request, who, Failure.noSuchContext, budget)
         finally:
             requester.reset(token)
         if outcome.status is not ErrorStatus.noError:
             return self.error(request, who, outcome.status, outcome.index, budget)
         return pdus.response(request.request_id, ErrorStatus.noError, 0, request.echo)
-
-    async def _transact(self, request: RequestPdu, view: MibView) -> SetOutcome:
-        return await self.controller.write(request.varbinds, view, self.set_timeout)
 
     def refuse(self, request: RequestPdu, who: Requester, budget: int) -> tuple[bool, bytes | None]:
         """(whether the requester may write nothing at all, the response then). May raise UnknownContext.

@@ -12,9 +12,10 @@ from typing import Any
 
 from agent.engine.counters import EngineCounters
 from agent.engine.pdu import RequestPdu
-from agent.engine.responder import CommandResponder, Requester
+from agent.engine.responder import CommandResponder, Requester, UnknownContext
 from agent.engine.usm import TIME_WINDOW
 from agent.smi.counters import LimitedLog
+from agent.smi.errors import ErrorStatus
 
 log = logging.getLogger(__name__)
 limited = LimitedLog(log)
@@ -38,6 +39,9 @@ class SetQueue:
         self._counters = counters
         self._pending: dict[tuple[object, ...], list[Answer]] = {}
         self._begun: Counter[tuple[int, str, str]] = Counter()
+        # Of one manager one at a time goes on to the controller, where they wait in the order that they came:
+        # so managers take turns, however many SETs one of them has sent.
+        self._turns: dict[tuple[int, str, str], asyncio.Lock] = {}
         self._retransmissions = Retransmissions()
         self._seen = SeenSets(2 * TIME_WINDOW + 1)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -90,15 +94,36 @@ class SetQueue:
     async def _make(self, request: RequestPdu, who: Requester, budget: int, key: tuple[object, ...]) -> None:
         response: bytes | None = None
         try:
-            response = await self._responder.write(request, who, budget)
+            response = await self._in_turn(request, who, budget)
             self._retransmissions.keep(key, response, time.monotonic())
         finally:
             answers = self._pending.pop(key)
             self._begun[who.manager] -= 1
             if not self._begun[who.manager]:
                 del self._begun[who.manager]
+                self._turns.pop(who.manager, None)
         for answer in answers:
             answer(response)
+
+    async def _in_turn(self, request: RequestPdu, who: Requester, budget: int) -> bytes | None:
+        turn = self._turns.setdefault(who.manager, asyncio.Lock())
+        patience = self._responder.set_timeout
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                await turn.acquire()
+        except TimeoutError:
+            self._counters.sets_refused_busy += 1
+            return self._responder.busy(request, who, budget)
+        try:
+            # a SET made after its manager has given up would surprise everybody: waiting counts here and there
+            patience -= time.monotonic() - begun
+            return await self._responder.write(request, who, budget, max(patience, 0.0))
+        except UnknownContext:
+            # it was there when the SET came
+            return self._responder.error(request, who, ErrorStatus.genErr, 0, budget)
+        finally:
+            turn.release()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
