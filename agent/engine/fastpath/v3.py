@@ -110,8 +110,6 @@ class V3User:
         self, usm: Usm, message_id: bytes, request_id: bytes, context: bytes, varbinds: bytes
     ) -> bytes:
         """The whole Response. `message_id` and `request_id` with their tags, `context` the contextName."""
-        salt = usm.next_salt()
-        level = self.level
         seconds = usm.engine_time
         if seconds != self._parameters_at:
             self._parameters = self._until_digest(usm, seconds)
@@ -128,8 +126,9 @@ class V3User:
         content = b"%b\x04%b%b\xa2%b%b" % (self._scoped, LENGTHS[len(context)], context, length, content)
         size = len(content)
         content = b"0%b%b" % (LENGTHS[size] if size < 2048 else ber.length(size), content)
-        if level == 3:
+        if self.level == 3:
             assert self.cipher is not None
+            salt = usm.next_salt()
             iv = struct.pack(">II8s", usm.boots, seconds, salt)
             content = self.cipher.encrypt(iv, content)
             size = len(content)
