@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agent.smi import keys
@@ -20,6 +21,10 @@ FILLED = 256
 _NOTHING: tuple[bytes, ...] = ()
 
 
+def _no_rows(subject: Any) -> tuple[Any, ...]:
+    return ()
+
+
 class Image:
     """Rows of one table, by key, and which subject each belongs to.
 
@@ -27,11 +32,24 @@ class Image:
     they came, until it leaves. A row without a valid index is left out. All of that is counted.
     """
 
-    __slots__ = ("_held", "_waiting", "counters", "firsts", "pages", "table")
+    __slots__ = (
+        "_held",
+        "_index",
+        "_rows_of",
+        "_to_key",
+        "_waiting",
+        "counters",
+        "firsts",
+        "pages",
+        "table",
+    )
 
     def __init__(self, table: BoundTable, counters: SmiCounters) -> None:
         self.table = table
         self.counters = counters
+        self._index = table.binding.index
+        self._to_key = table.index.key
+        self._rows_of: Callable[[Any], Iterable[Any]] = table.binding.rows_of or _no_rows
         self.pages: list[Page] = []
         self.firsts: list[bytes] = []
         # subject -> its keys: one alone, or several
@@ -64,10 +82,9 @@ class Image:
     def apply(self, subject: Any, alive: bool) -> None:
         """Take over what became of a subject: its rows now, none if it is not alive."""
         before = self._held.get(subject, _NOTHING)
-        rows = self._rows(subject) if alive else {}
-        if len(rows) == 1 and before.__class__ is bytes and before in rows:
-            self._replace(before, rows[before], subject)
+        if alive and before.__class__ is bytes and self._same_key(subject, before):
             return
+        rows = self._rows(subject) if alive else {}
         old = (before,) if isinstance(before, bytes) else before
         for key in old:
             if key not in rows:
@@ -87,13 +104,29 @@ class Image:
         else:
             self._held[subject] = tuple(rows)
 
+    def _same_key(self, subject: Any, key: bytes) -> bool:
+        """Take over other values of a subject's only row; whether they were no more than that."""
+        try:
+            (row,) = self._rows_of(subject)
+            if self._to_key(self._index(row)) != key:
+                return False
+        except Exception:
+            return False  # no rows, or several, or bad ones: looked into by others
+        number = bisect_right(self.firsts, key) - 1
+        page = self.pages[number]
+        position = bisect_left(page.keys, key)
+        if page.owners[position] is not subject:
+            return False
+        page.rows[position] = row
+        if page.encoded:
+            page.mark(key)
+        return True
+
     def _rows(self, subject: Any) -> dict[bytes, Any]:
         """Keys and rows of a subject. A second row of the same key is left out."""
-        rows_of = self.table.binding.rows_of
-        assert rows_of is not None
         rows: dict[bytes, Any] = {}
         try:
-            for row in rows_of(subject):
+            for row in self._rows_of(subject):
                 key = self._key(row)
                 if key is None:
                     continue
@@ -111,7 +144,7 @@ class Image:
     def _key(self, row: Any) -> bytes | None:
         table, counters = self.table, self.counters
         try:
-            return table.index.key(table.binding.index(row))
+            return self._to_key(self._index(row))
         except IndexTooLong as error:
             counters.indexes_too_long += 1
             limited.warning(f"{table.object}/long", "%s: row left out: %s", table.object, error)

@@ -6,7 +6,8 @@ writers that the bindings declare.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 IndexValues = tuple[Any, ...]
@@ -29,6 +30,22 @@ class Model(Protocol):
         ...
 
 
+class Stamped(Protocol):
+    """A change stamp to look at: `stamp` is what `generation` would answer."""
+
+    @property
+    def stamp(self) -> int: ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """What a model may offer beside `generation`, to be asked without a call."""
+
+    def watch(self, domain: str) -> Stamped:
+        """The change stamp of a domain, now and later."""
+        ...
+
+
 @runtime_checkable
 class ChangeLog(Protocol):
     """What a model offers beside `generation` so that tables with `subjects` need not be read as a whole."""
@@ -40,6 +57,26 @@ class ChangeLog(Protocol):
         that exists is one that `Table.subjects` gives; one may be told that was never seen, or never changed.
         """
         ...
+
+
+class Asked:
+    """The change stamp of something that answers when it is called."""
+
+    __slots__ = ("_ask",)
+
+    def __init__(self, ask: Callable[[], int]) -> None:
+        self._ask = ask
+
+    @property
+    def stamp(self) -> int:
+        return self._ask()
+
+
+def watch(model: Any, domain: str) -> Stamped:
+    """The change stamp of a model's domain."""
+    if isinstance(model, Watched):
+        return model.watch(domain)
+    return Asked(partial(model.generation, domain))
 
 
 class Change(Protocol):

@@ -91,7 +91,7 @@ class Page:
         position = bisect_left(names, key)
         if self.encoded:
             self.keys = [*names[:position], key, *names[position:]]
-            self._mark(key)
+            self.mark(key)
         else:
             names.insert(position, key)
         self.rows.insert(position, row)
@@ -103,7 +103,7 @@ class Page:
         """Take a row out."""
         if self.encoded:
             self.keys = [*self.keys[:position], *self.keys[position + 1 :]]
-            self._mark(key)
+            self.mark(key)
         else:
             del self.keys[position]
         del self.rows[position]
@@ -116,9 +116,10 @@ class Page:
         self.rows[position] = row
         self.owners[position] = owner
         if self.encoded:
-            self._mark(key)
+            self.mark(key)
 
-    def _mark(self, key: bytes) -> None:
+    def mark(self, key: bytes) -> None:
+        """A row has changed. Needed only while a column is encoded."""
         self.changes += 1
         log = self.log
         log.pop(key, None)

@@ -114,7 +114,7 @@ class ColumnStore(LeafStore):
 
     def get(self, key: bytes) -> bytes | None:
         store = self.store
-        if store.generation() != store.stamp:
+        if store.now.stamp != store.stamp:
             store.refresh()
         image = store.image
         number = bisect_right(image.firsts, key) - 1
@@ -132,7 +132,7 @@ class ColumnStore(LeafStore):
 
     def run(self, after: bytes | None, count: int, room: int) -> Run:
         store = self.store
-        if store.generation() != store.stamp:
+        if store.now.stamp != store.stamp:
             store.refresh()
         image = store.image
         pages = image.pages
@@ -171,7 +171,7 @@ class ColumnStore(LeafStore):
 
     def cells(self, after: bytes | None, count: int) -> tuple[list[bytes], bytes | None, bool]:
         store = self.store
-        if store.generation() != store.stamp:
+        if store.now.stamp != store.stamp:
             store.refresh()
         image = store.image
         pages = image.pages
@@ -200,7 +200,7 @@ class ColumnStore(LeafStore):
 
     def next(self, after: bytes | None) -> tuple[bytes, bytes] | None:
         store = self.store
-        if store.generation() != store.stamp:
+        if store.now.stamp != store.stamp:
             store.refresh()
         return store.following(self.leaf, after)
 
@@ -212,7 +212,7 @@ class VolatileStore(ColumnStore):
 
     def get(self, key: bytes) -> bytes | None:
         store = self.store
-        if store.generation() != store.stamp:
+        if store.now.stamp != store.stamp:
             store.refresh()
         return store.cell(self.leaf, key)
 
@@ -267,7 +267,12 @@ class ContextStore:
             self.stores.append(made(leaf, table))
 
     def prepare(self) -> None:
-        """Bring tables with subjects up to date before anybody asks, in slices where they are large."""
+        """Bring tables with subjects up to date before anybody asks, in slices where they are large.
+
+        Of other contexts than the default one only if somebody has ever asked there.
+        """
+        if self.name and not any(store.asked for store in self.tables.values()):
+            return
         for store in self.tables.values():
             if store.table.binding.subjects is not None:
                 try:

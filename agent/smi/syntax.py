@@ -69,6 +69,21 @@ class IntegerCodec(Codec):
         self._bits = 64 if base == "Counter64" else 32
         self._labels = dict(syntax.named)
         self._truth = "TruthValue" in (syntax.name, *syntax.types)
+        self._encoded = {label: ber.integer(number, self.tag) for label, number in syntax.named}
+        # between these every integer is a value and is encoded as it is
+        self._low, self._high = self._plain()
+        self._heads = tuple(bytes((self.tag, size)) for size in range(10))
+
+    def _plain(self) -> tuple[int, int]:
+        syntax = self.syntax
+        if syntax.named or len(syntax.ranges) > 1:
+            return 0, -1
+        if self._modulus is not None:
+            return 0, self._modulus
+        low, high = (-0x80000000, 0x7FFFFFFF) if self._signed else (0, _U32)
+        if syntax.ranges:
+            low, high = max(low, syntax.ranges[0][0]), min(high, syntax.ranges[0][1])
+        return low, high
 
     def native(self, value: Any) -> int:
         if value.__class__ is not int:
@@ -95,6 +110,15 @@ class IntegerCodec(Codec):
         return -0x80000000 <= value <= 0x7FFFFFFF if self._signed else 0 <= value <= _U32
 
     def encode(self, value: Any) -> bytes:
+        if value.__class__ is int:
+            if self._low <= value <= self._high:
+                size = ((value if value >= 0 else ~value).bit_length() >> 3) + 1
+                encoded: bytes = self._heads[size] + value.to_bytes(size, "big", signed=True)
+                return encoded
+        elif value.__class__ is str:
+            label = self._encoded.get(value)
+            if label is not None:
+                return label
         return ber.integer(self.native(value), self.tag)
 
     def decode(self, tag: int, content: bytes) -> int:

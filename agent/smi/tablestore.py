@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from agent.smi import keys
@@ -19,6 +18,7 @@ from agent.smi.bound import BoundColumn, BoundTable
 from agent.smi.counters import LimitedLog, SmiCounters
 from agent.smi.errors import ReadError
 from agent.smi.image import Image
+from agent.smi.model import Asked, Stamped, watch
 from agent.smi.pages import encode_cell
 
 limited = LimitedLog(logging.getLogger(__name__))
@@ -36,8 +36,8 @@ ROUNDS = 8
 class TableStore:
     """Rows and encoded columns of one table over one model.
 
-    `generation()` is the model's stamp now; `stamp` is the one that the image shows, None while it does not show
-    all that is known.
+    `now.stamp` is the model's stamp; `stamp` is the one that the image shows, None while it does not show all
+    that is known. `asked`: somebody has waited for an answer, not only prepared it.
     """
 
     __slots__ = (
@@ -46,11 +46,12 @@ class TableStore:
         "_built",
         "_pending",
         "_taken",
+        "asked",
         "counters",
         "domain",
-        "generation",
         "image",
         "model",
+        "now",
         "stamp",
         "table",
     )
@@ -59,10 +60,12 @@ class TableStore:
         self.table = table
         self.model = model
         self.domain = table.domain
-        self.generation: Callable[[], int] = table.binding.stamp or partial(model.generation, table.domain)
+        own = table.binding.stamp
+        self.now: Stamped = Asked(own) if own is not None else watch(model, table.domain)
         self.counters = counters
         self.image = Image(table, counters)
         self.stamp: int | None = None
+        self.asked = False
         self._background = background
         self._built = False
         self._taken: int | None = None
@@ -76,8 +79,10 @@ class TableStore:
 
         Raises ReadError when the rows cannot be read.
         """
+        if not ahead:
+            self.asked = True
         try:
-            generation = self.generation()
+            generation = self.now.stamp
             if generation == self.stamp:
                 return
             if not self._built:
@@ -189,7 +194,7 @@ class TableStore:
                 if not number % STEP:
                     yield
             for _ in range(ROUNDS):
-                generation = self.generation()
+                generation = self.now.stamp
                 late = self._changes(since) if generation != since else None
                 if late is None:
                     # nothing changed, or nobody knows what: then it is read again after this
