@@ -31,6 +31,8 @@ from soak.configuration import BROKEN, COMMUNITY, SECRETS, Variant, configuratio
 from soak.measure import Latencies, Process, table
 from soak.receiver import Receiver
 
+from agent.smi import ber
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 GROWTH = 6.0
 """MiB an hour that the regression may show over 20 minutes or more: less is the allocator's noise."""
@@ -55,6 +57,11 @@ def main() -> int:
             parser.error(f"{tool} is not installed (apt-get install snmp snmptrapd)")
     with tempfile.TemporaryDirectory(prefix="ipsec-snmp-soak-") as folder:
         return Soak(options, Path(folder)).run()
+
+
+def ber_count(number: int) -> bytes:
+    """The contents of a Gauge32."""
+    return ber.integer(number)[2:]
 
 
 class Soak:
@@ -133,9 +140,10 @@ class Soak:
         return self.judge(program)
 
     def wait_for_rows(self, program: Program) -> None:
-        """Until the agent has polled its gateway."""
+        """Until the agent has polled its gateway, and the last row is there."""
         deadline = time.monotonic() + 30
-        while int.from_bytes(program.ask(pollers.ACTIVE_TUNNELS)) != self.options.tunnels:
+        last = (*pollers.TUNNEL, pollers.STATUS, self.options.tunnels)
+        while program.ask(pollers.ACTIVE_TUNNELS) != ber_count(self.options.tunnels) or not program.ask(last):
             if time.monotonic() > deadline:
                 raise SystemExit("soak: the agent does not see the tunnels")
             time.sleep(0.2)
