@@ -115,9 +115,11 @@ def still(clock: Clock) -> Iterator[None]:
 class Twins:
     """`plain` answers without the fast path, `fast` with it."""
 
-    def __init__(self, folder: Path, clock: Clock, count: int = 40, size: int = 65507) -> None:
+    def __init__(
+        self, folder: Path, clock: Clock, count: int = 40, size: int = 65507, more: str = ""
+    ) -> None:
         self.clock = clock
-        text = CONFIG.replace("65507", str(size))
+        text = CONFIG.replace("65507", str(size)) + "\n" + more
         with still(clock):
             self.plain = Offline(_made(folder / "plain"), model(count), text)
             self.fast = Offline(_made(folder / "fast"), model(count), text)

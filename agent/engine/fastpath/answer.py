@@ -208,7 +208,13 @@ def _rows(
     while repetitions:
         # as many rows as may fit are read at once, and hardly more
         batch = min(repetitions, room // least + 1)
-        taken = [repeater.take(sight, batch) for repeater in repeaters]
+        taken = []
+        wanted = batch
+        for repeater in repeaters:
+            taken.append(repeater.take(sight, wanted))
+            if repeater.error is not None:
+                # nothing after this cell is asked for
+                wanted = len(taken[-1])
         longest = max(map(len, taken))
         if min(map(len, taken)) < batch:
             if any(repeater.error is not None for repeater in repeaters):
