@@ -65,4 +65,6 @@ def request(data: bytes, position: int, end: int) -> tuple[int, bytes, bytes]:
             # more octets than needed: the response's request-id would differ from the request's
             raise NotMine
     stop = position + 2 + size
+    if stop > end:
+        raise NotMine
     return kind, data[position:stop], data[stop:end]
