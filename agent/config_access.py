@@ -64,34 +64,36 @@ def role_access(groups: Iterable[str]) -> tuple[AccessEntry, ...]:
     return tuple(entries)
 
 
+def _clash(view: str, tree: Subtree, other: Subtree) -> tuple[str, str]:
+    dotted = ".".join(map(str, tree.oid))
+    if tree.mask == other.mask:
+        return f"view {view!r} includes and excludes {dotted}", "remove one of them"
+    return f"view {view!r} has {dotted} with and without stars", "put the other into a view of its own"
+
+
 class AccessReader(UserReader):
     """Reads views and access entries."""
 
     def views(self, data: Mapping[str, Any]) -> dict[str, tuple[Subtree, ...]]:
-        views: dict[str, tuple[Subtree, ...]] = {}
+        views: dict[str, dict[tuple[int, ...], Subtree]] = {}
         for n, table in enumerate(self.tables(data, "view")):
             where: Where = ("view", n)
             self.known(table, where, ("name", "include", "exclude"))
             name = self.take(table, where, "name", str, MISSING)
-            if not 1 <= len(name) <= 32:
-                raise self.fault((*where, "name"), "not 1 to 32 characters", "choose another name")
+            if not 1 <= len(name.encode()) <= 32:
+                raise self.fault((*where, "name"), "not 1 to 32 octets", "choose another name")
             self.unreserved(name, (*where, "name"))
-            subtrees = [
-                self.subtree(text, (*where, key), included)
-                for key, included in (("include", True), ("exclude", False))
-                for text in self.strings(table, where, key)
-            ]
-            if not subtrees:
+            families = views.setdefault(name, {})
+            for key, included in (("include", True), ("exclude", False)):
+                for text in self.strings(table, where, key):
+                    tree = self.subtree(text, (*where, key), included)
+                    # vacmViewTreeFamilyTable has one row for a subtree of a view, whatever its mask
+                    other = families.setdefault(tree.oid, tree)
+                    if other != tree:
+                        raise self.fault((*where, key), *_clash(name, tree, other))
+            if not families:
                 raise self.fault(where, f"view {name!r} is empty", 'add include = ["1.3.6.1"]')
-            views[name] = views.get(name, ()) + tuple(subtrees)
-            included = {(tree.oid, tree.mask) for tree in views[name] if tree.included}
-            for tree in views[name]:
-                if not tree.included and (tree.oid, tree.mask) in included:
-                    dotted = ".".join(map(str, tree.oid))
-                    raise self.fault(
-                        where, f"view {name!r} includes and excludes {dotted}", "remove one of them"
-                    )
-        return views
+        return {name: tuple(families.values()) for name, families in views.items()}
 
     def access(self, table: dict[str, Any], n: int, views: Mapping[str, object]) -> AccessEntry:
         where: Where = ("access", n)
@@ -103,11 +105,14 @@ class AccessReader(UserReader):
         self.unreserved(group, (*where, "group"))
         level = self.choice(table, where, "level", tuple(LEVELS), "authPriv")
         model = self.choice(table, where, "model", tuple(MODELS), "usm")
+        context = self.take(table, where, "context", str, "")
+        if len(context.encode()) > 32:
+            raise self.fault((*where, "context"), "longer than 32 octets", "no context has such a name")
         entry = AccessEntry(
             group=group,
             model=MODELS[model],
             level=LEVELS[level],
-            context=self.take(table, where, "context", str, ""),
+            context=context,
             context_prefix=self.choice(table, where, "context_match", ("exact", "prefix"), "exact")
             == "prefix",
             read=self.take(table, where, "read", str, ""),
@@ -140,6 +145,15 @@ class AccessReader(UserReader):
         members: Mapping[tuple[int, str], str],
         access: tuple[AccessEntry, ...],
     ) -> None:
+        seen: dict[tuple[str, str, int, int], int] = {}
+        for n, entry in enumerate(access):
+            first = seen.setdefault((entry.group, entry.context, entry.model, entry.level), n)
+            if first != n:
+                raise self.fault(
+                    ("access", n),
+                    f"the same group, context, model and level as access[{first + 1}]",
+                    "join the two, or change one of these",
+                )
         groups = {entry.group for entry in access}
         for kind in ("user", "community"):
             for n, table in enumerate(self.tables(data, kind)):

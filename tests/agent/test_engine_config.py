@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from smi_support import CONFIG
 
 from agent.config import AccessEntry, Config, ConfigError, Listen, Subtree, load_config, parse_config
+from agent.config_reader import TomlReader
 
 HERE = Path("agent.toml")
 VIEW = '[[view]]\nname = "all"\ninclude = ["1"]\n'
@@ -118,9 +121,73 @@ FAULTS = {
     "user = 1": (1, "user: 1 is not a list"),
     "community = 'hush'": (1, "community: this is not a list"),
     "\n[[vew]]\nname = 'v'": (2, "vew: no such key; known here: agent"),
-    "[[view]]\nname = 'v'\ninclude = ['1.3', '1.*']\nexclude = ['1.0', '1.3']": (
+    "[[view]]\nname = 'v'\ninclude = ['1.3', '1.*']\nexclude = ['1.4', '1.3']": (
+        4,
+        "view[1].exclude: view 'v' includes and excludes 1.3; remove one",
+    ),
+    "[[view]]\nname = 'v'\ninclude = ['1.3.0']\n[[view]]\nname = 'v'\ninclude = ['1.3.*']": (
+        6,
+        "view[2].include: view 'v' has 1.3.0 with and without stars; put the other into a view of its own",
+    ),
+    f"{ACCESS}[[access]]\ngroup = 'g'\nmodel = 'any'\nlevel = 'noAuthNoPriv'": (
+        9,
+        "access[2]: the same group, context, model and level as access[1]; join the two",
+    ),
+    "[[access]]\ngroup = 'g'\ncontext = '123456789012345678901234567890123'": (
+        3,
+        "access[1].context: longer than 32 octets; no context has such a name",
+    ),
+    f"[[access]]\ngroup = '{'g' * 33}'": (2, "access[1].group: not 1 to 32 octets"),
+    "[[access]]\ngroup = 'role:admin'": (
+        2,
+        "access[1].group: names that begin with role: are the roles' own",
+    ),
+    "[[view]]\nname = 'role:admin'\ninclude = ['1.3']": (2, "view[1].name: names that begin with role:"),
+    "[[user]]\nname = 'a'\ngroup = 'role:admin'": (3, "user[1].group: names that begin with role:"),
+    "[[user]]\nname = 'a'": (
         1,
-        "view[1]: view 'v' includes and excludes 1.3; remove one",
+        "user[1]: neither role nor group; give role (monitor, operator, admin), or group",
+    ),
+    "[[user]]\nname = 'a'\nrole = 'monitor'\ngroup = 'g'": (
+        4,
+        "user[1].group: both role and group; give role",
+    ),
+    "[[user]]\nname = 'a'\nrole = 'king'": (
+        3,
+        "user[1].role: 'king' is not known; use one of monitor, operator",
+    ),
+    "[[user]]\nname = 'a'\nrole = 'operator'": (
+        3,
+        "user[1].role: operator may write, which needs SNMPv3 authPriv; give the user auth and priv, use role",
+    ),
+    "[[user]]\nname = 'a'\nrole = 'admin'\nauth = 'SHA-1'\nauth_password = 'password'": (
+        3,
+        "user[1].role: admin may write, which needs SNMPv3 authPriv",
+    ),
+    "[[community]]\nname = 'c'\nnetworks = ['::1/128']\nrole = 'admin'": (
+        4,
+        "community[1].role: admin may write, which needs SNMPv3 authPriv; use a [[user]], use role",
+    ),
+    f"{ACCESS}[[user]]\nname = 'a'\ngroup = 'g'\ninsecure_write = true": (
+        12,
+        "user[1].insecure_write: belongs to role; write it into the group's [[access]]",
+    ),
+    "[[user]]\nname = 'a'\nrole = 'monitor'\nauth = 'SHA-1'\npriv = 'DES'": (
+        5,
+        'user[1].priv: DES is weak; use "AES-128", or add weak = true',
+    ),
+    "[[user]]\nname = 'a'\nrole = 'monitor'\nauth = 'MD5'\nweak = 1": (
+        5,
+        "user[1].weak: 1 is not true or false",
+    ),
+    "[[user]]\nname = 'a'\nrole = 'monitor'\nnetworks = ['10.0.0.1/8']": (
+        4,
+        "user[1].networks: 10.0.0.1/8 has",
+    ),
+    "[agent]\nactivate_clones = 1": (2, "agent.activate_clones: 1 is not true or false"),
+    "[sources.a]\ntype = 'vici'\n[[community]]\nname = 'c'\nrole = 'monitor'\nnetworks = ['::/0']\ncontext = 'b'": (
+        7,
+        "community[1].context: no source 'b'; use one of a, or leave it out",
     ),
     "[[community]]\nname = 'c'\ngroup = 'g'\nnetworks = ['::/0']\ncontext = 'x'": (
         5,
@@ -136,6 +203,40 @@ def test_faults_name_line_key_and_cure(text: str, expected: tuple[int, str]) -> 
         parse_config(text, HERE)
     assert str(caught.value).startswith(f"agent.toml:{line}: ")
     assert message in str(caught.value)
+
+
+def test_weak_algorithms_by_their_name() -> None:
+    text = "[[user]]\nname = 'a'\nrole = 'monitor'\nauth = 'MD5'\npriv = 'DES'\nweak = true\n"
+    text += "auth_password = 'password'\npriv_password = 'password'"
+    (user,) = parse_config(text, HERE).users
+    assert (user.auth, user.priv) == ("MD5", "DES")
+    # SHA-1 needs no such word
+    assert parse_config(
+        text.replace("MD5", "SHA-1").replace("DES", "AES-128").replace("weak = true", ""), HERE
+    )
+
+
+def test_communities_may_stand_for_a_source() -> None:
+    text = "[sources.a]\n[[community]]\nname = 'c'\nrole = 'monitor'\nnetworks = ['::/0']\ncontext = 'a'"
+    assert parse_config(text, HERE).communities[0].context == "a"
+
+
+def test_faults_that_others_find_name_the_line_too() -> None:
+    text = "[agent]\n[sources.a]\nsocket = 'x'\n\npoll_interval = 0\n[gateway]\nretain = -1\n"
+    config = parse_config(text, HERE)
+    for found, expected in (
+        ("sources.a.poll_interval: 0; choose 0.1", "agent.toml:5: sources.a.poll_interval: 0; choose 0.1"),
+        ("sources.a: the name; choose", "agent.toml:2: sources.a: the name; choose"),
+        ("gateway.retain: -1; choose 0", "agent.toml:7: gateway.retain: -1; choose 0"),
+        (
+            "gateway.unknown: no such key; known here: x; y",
+            "agent.toml:6: gateway.unknown: no such key; known here: x; y",
+        ),
+    ):
+        assert str(config.fault(found)) == expected
+    assert (
+        str(Config(HERE).fault("gateway.retain: -1; choose 0")) == "agent.toml: gateway.retain: -1; choose 0"
+    )
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -177,7 +278,9 @@ def test_secret_files_need_0600(tmp_path: Path, mode: int, good: bool) -> None:
             load_config(path)
 
 
-def test_the_example_is_valid_and_explains_every_key(repository: Path, tmp_path: Path) -> None:
+def test_the_example_is_valid_and_explains_every_key(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (repository / "conf" / "ipsec-snmpd.toml").read_text()
     config = parse_config(text, tmp_path / "ipsec-snmpd.toml")
     assert not config.communities
@@ -187,7 +290,28 @@ def test_the_example_is_valid_and_explains_every_key(repository: Path, tmp_path:
     for name in re.findall(r'_file = "([^"]+)"', enabled):
         (tmp_path / name).write_text("a secret of some length")
         os.chmod(tmp_path / name, 0o600)
+    known: dict[str, set[str]] = {}
+    checked = TomlReader.known
+
+    def note(
+        self: TomlReader, table: Mapping[str, Any], where: tuple[Any, ...], keys: tuple[str, ...]
+    ) -> None:
+        known.setdefault(where[0] if where else "", set()).update(keys)
+        checked(self, table, where, keys)
+
+    monkeypatch.setattr(TomlReader, "known", note)
     config = parse_config(enabled, tmp_path / "ipsec-snmpd.toml")
     assert config.communities
     assert config.users
     assert config.engine_id is not None
+    # every key that a section may have stands there, switched on or off, or is explained in words
+    sections = re.split(r"(?m)^#?\[+(\w+)", text)
+    for section, keys in known.items():
+        if section:
+            texts = "".join(
+                sections[n - 1] + sections[n + 1]
+                for n in range(1, len(sections), 2)
+                if sections[n] == section
+            )
+            missing = {key for key in keys if not re.search(rf"\b{key}\b", texts)}
+            assert not missing, section
