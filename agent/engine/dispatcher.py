@@ -96,7 +96,9 @@ class Dispatcher:
             # before the varbinds are read: strangers should cost little
             self.counters.in_bad_community_names += 1
             limited.warning("community", "unknown community or source address: %s", peer.host)
-            self._auth_failed(peer)
+            if message.pdu_type in pdus.REQUESTS:
+                # not for a notification: it could be the one that tells of the last such failure
+                self._auth_failed(peer)
             return
         if message.pdu_type not in pdus.REQUESTS:
             # notifications: no application here takes them (RFC 3412 section 4.2.2.1)

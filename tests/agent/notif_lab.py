@@ -30,7 +30,7 @@ ADMIN += ("-x", "AES", "-X", "battery staple")
 AGENT = """
 [agent]
 state_dir = "state"
-listen = ["127.0.0.1:0"]
+listen = ["{listen}"]
 engine_id = "{engine_id}"
 [[user]]
 name = "admin"
@@ -67,18 +67,18 @@ def free_port() -> int:
         return port
 
 
-def write(folder: Path, text: str, engine_id: str = ENGINE_ID) -> Path:
+def write(folder: Path, text: str, listen: str) -> Path:
     """A configuration file of an administrator and `text`."""
     path = folder / "agent.toml"
-    path.write_text(AGENT.format(engine_id=engine_id) + text)
+    path.write_text(AGENT.format(engine_id=ENGINE_ID, listen=listen) + text)
     path.chmod(0o600)
     return path
 
 
 @asynccontextmanager
-async def sending(folder: Path, text: str = "") -> AsyncIterator[SnmpAgent]:
+async def sending(folder: Path, text: str = "", listen: str = "127.0.0.1:0") -> AsyncIterator[SnmpAgent]:
     """A running agent."""
-    agent = SnmpAgent(load_config(write(folder, text)), [], NoModel())
+    agent = SnmpAgent(load_config(write(folder, text, listen)), [], NoModel())
     await agent.start()
     try:
         yield agent
