@@ -8,6 +8,7 @@ from typing import Any
 from agent.config_reader import MISSING, Where
 from agent.config_types import (
     AUTH_PROTOCOLS,
+    KEY_SIZES,
     LEVELS,
     MODELS,
     PRIV_PROTOCOLS,
@@ -50,6 +51,14 @@ class UserReader(ValueReader):
         priv_key, priv_localized = self.key(table, where, "priv", bool(priv))
         if auth_key and priv_key and auth_localized != priv_localized:
             raise self.fault(where, "one key is localized, the other a password", "give both the same way")
+        for kind, chosen, secret in (("auth", auth, auth_key), ("priv", priv, priv_key)):
+            if secret is not None and auth_localized and len(secret.reveal()) != KEY_SIZES[chosen]:
+                size, there = KEY_SIZES[chosen], len(secret.reveal())
+                raise self.fault(
+                    (*where, f"{kind}_key"),
+                    f"a localized {chosen} key has {size} octets, not {there}",
+                    f"write {2 * size} hex digits",
+                )
         level = 3 if priv else 2 if auth else 1
         members[MODELS["usm"], name] = self.group(table, where, level, "give the user auth and priv")
         networks = self.networks(table, where)

@@ -216,7 +216,8 @@ class Lcd:
         for number, item in enumerate(rows, 1):
             try:
                 row = _row(table, item)
-            except (ValueError, KeyError, TypeError):
+                table.check(None, row.index, None, row)
+            except (ValueError, KeyError, TypeError, SetError):
                 # whatever it is, it may be a key: not shown
                 raise ValueError(f"row {number} of {table.name} makes no sense") from None
             stored[row.index] = row

@@ -14,7 +14,7 @@ from agent.engine.access import AccessControl
 from agent.engine.lcd import Lcd, LcdTable
 from agent.smi.errors import SetError
 from agent.smi.model import IndexValues, RowWriter
-from agent.smi.rowstatus import RowStatusWriter, StoredRow
+from agent.smi.rowstatus import RowStatus, RowStatusWriter, StoredRow
 
 EXACT, PREFIX = 1, 2
 """vacmAccessContextMatch."""
@@ -143,6 +143,8 @@ def _judge(table: LcdTable, index: IndexValues, before: StoredRow | None, after:
     """All names are text (SnmpAdminString is UTF-8): two that differ must never be taken for one."""
     if after is None:
         return
+    if after.status is RowStatus.active and not after.values.keys() >= table.columns.keys():
+        raise SetError("inconsistentValue", "columns are missing")
     for part in index:
         if isinstance(part, bytes) and not _is_text(part):
             raise SetError("noCreation", "a name in the index is not UTF-8")

@@ -120,6 +120,11 @@ def _judge(table: LcdTable, index: IndexValues, before: StoredRow | None, after:
     except UnicodeDecodeError:
         # SnmpAdminString is UTF-8: two names that differ must never be taken for one
         raise SetError("noCreation", "usmUserName is not UTF-8") from None
+    if after is not None and not after.values.keys() >= _DEFAULTS.keys():
+        raise SetError("inconsistentValue", "columns are missing")
+    for name, known in (("usmUserAuthProtocol", _AUTH), ("usmUserPrivProtocol", _PRIV)):
+        if after is not None and after.values[name] not in known:
+            raise SetError("wrongValue", "the protocol is not known", name)
 
 
 class UserWriter:

@@ -184,6 +184,10 @@ FAULTS = {
         4,
         "user[1].networks: 10.0.0.1/8 has",
     ),
+    "[[user]]\nname = 'a'\nrole = 'monitor'\nauth = 'SHA-1'\nauth_key = '00112233'": (
+        5,
+        "user[1].auth_key: a localized SHA-1 key has 20 octets, not 4; write 40 hex digits",
+    ),
     "[agent]\nactivate_clones = 1": (2, "agent.activate_clones: 1 is not true or false"),
     "[sources.a]\ntype = 'vici'\n[[community]]\nname = 'c'\nrole = 'monitor'\nnetworks = ['::/0']\ncontext = 'b'": (
         7,

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from smi_support import DOTTED, Running, TestModel, config, rows, running, snmp
 
 from agent.config import AccessEntry, Subtree, parse_config
+from agent.engine import lcd as lcds
 from agent.engine.access import AccessControl, Failure, MibView
 from agent.engine.epoch import Epoch
 from agent.engine.lcd import Lcd
 from agent.engine.lcd_access import AccessTables
+from agent.engine.lcd_users import UserTable
 from agent.smi.errors import SetError
 
 SYSTEM = "1.3.6.1.2.1.1"
@@ -128,6 +130,25 @@ def test_names_must_be_text(tables: Tables) -> None:
     assert tables.allow(b"g", b"\xff") == "wrongValue vacmAccessReadViewName"
     assert tables.family(b"\xff", (1, 3)) == "noCreation"
     assert tables.family(b"v", (1, 3), mask=b"\xff\xfe") == ""
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"vacmAccessTable": [[["x67", "x", 3, 3], "active", {}]]},
+        {"vacmSecurityToGroupTable": [[[3, "xff"], "active", {"vacmGroupName": "x67"}]]},
+        {"vacmViewTreeFamilyTable": [[["x67", "1.3"], "active", {"vacmViewTreeFamilyType": 1}]]},
+        {"usmUserTable": [[["x8000000001", "x67"], "active", {"authKey": "k00"}]]},
+        {"usmUserTable": [[["x8000000001", "xff"], "notReady", {}]]},
+    ],
+)
+def test_rows_of_a_file_that_no_set_would_have_made(tmp_path: Path, rows: dict[str, Any]) -> None:
+    (tmp_path / "lcd.json").write_text(lcds._file(rows))
+    lcd = Lcd(tmp_path, Epoch())
+    AccessTables(lcd, AccessControl({}, (), {}))
+    UserTable(lcd, lambda: None)
+    with pytest.raises(lcds.LcdError, match=r"damaged \(row 1 of \w+ makes no sense\)"):
+        lcd.load()
 
 
 ROLES = """
