@@ -9,11 +9,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.config import Config, ConfigError, load_config
+from agent import memory
+from agent.config import Config, load_config
 from agent.engine.agent import SnmpAgent
-from agent.engine.state import write_json
+from agent.engine.state import write_text
 from agent.gateway.indexes import IndexRegistry
 from agent.gateway.model import Gateway, GatewaySettings
+from agent.slices import in_slices
 from agent.smi.bindings import ModuleBinding
 from agent.sources.settings import SettingsError, ViciSettings, parse_gateway, parse_source
 from agent.sources.vici import ViciSource
@@ -37,7 +39,7 @@ def settings_of(config: Config) -> tuple[GatewaySettings, dict[str, ViciSettings
         sources = {name: parse_source(name, table) for name, table in config.sources.items()}
         return parse_gateway(config.gateway), sources
     except SettingsError as error:
-        raise ConfigError(f"{config.path}: {error}") from None
+        raise config.fault(str(error)) from None
 
 
 class AgentDaemon:
@@ -50,25 +52,36 @@ class AgentDaemon:
         self.gateway = Gateway(time.monotonic, time.time, settings, IndexRegistry())
         self.agent = SnmpAgent(config, bindings(), self.gateway)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._memory = memory.Policy()
+        self._changing = asyncio.Lock()  # start, stop and reload one at a time
+        self._running = False
         self._saved_at = 0.0
         self._save_failed = False
 
     async def start(self) -> None:
         """Listen and begin to follow the sources. Raises what SnmpAgent.start raises."""
-        self._load_indexes()
-        await self.agent.start()
-        for name in self._sources:
-            self._start_source(name)
+        async with self._changing:
+            self._load_indexes()
+            for name in self._sources:
+                self._add_source(name)
+            self._memory.start()
+            await self.agent.start()
+            for name in self._sources:
+                self._follow(name)
+            self._running = True
 
     async def stop(self) -> None:
         """Stop following, stop listening, keep the row indexes."""
-        tasks = list(self._tasks.values())
-        self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.agent.stop()
-        await self._save_indexes()
+        async with self._changing:
+            self._running = False
+            tasks = list(self._tasks.values())
+            self._tasks.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.agent.stop()
+            await self._save_indexes()
+            self._memory.stop()
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """The daemon's second hand, until `stop` is set."""
@@ -78,6 +91,7 @@ class AgentDaemon:
                     await stop.wait()
             try:
                 self.gateway.tick()
+                self._memory.tick(self.gateway.size)
             except Exception:
                 # whatever it is, managers are still to be answered
                 log.exception("a fault of the agent itself")
@@ -87,24 +101,33 @@ class AgentDaemon:
 
     async def reload(self) -> None:
         """Read the configuration again. Raises what load_config and SnmpAgent.reload raise, and keeps the old one."""
-        config = load_config(self.config.path)
-        settings, sources = settings_of(config)
-        await self.agent.reload(config)
-        self.config = config
-        self._apply_settings(settings)
-        await self._apply_sources(sources)
-        log.info("configuration reloaded")
+        async with self._changing:
+            if not self._running:
+                return
+            config = load_config(self.config.path)
+            settings, sources = settings_of(config)
+            await self.agent.reload(config)
+            self.config = config
+            self._apply_settings(settings)
+            await self._apply_sources(sources)
+            log.info("configuration reloaded")
 
     # --- sources ------------------------------------------------------------------------------------------------------
 
-    def _start_source(self, name: str) -> None:
-        settings = self._sources[name]
-        feed = self.gateway.feeds.get(name) or self.gateway.add_source(name, "vici", settings.socket)
-        feed.source.address = settings.socket
-        task = asyncio.create_task(ViciSource(settings, feed).run(), name=f"source {name}")
-        self._tasks[name] = task
+    def _add_source(self, name: str) -> None:
+        """Its place in the model, and the SNMP context that shows it alone."""
+        self.gateway.add_source(name, "vici", self._sources[name].socket)
+        self.agent.add_context(name, self.gateway.view_of(name))
 
-    async def _stop_source(self, name: str) -> None:
+    async def _remove_source(self, name: str) -> None:
+        self.agent.remove_context(name)
+        await in_slices(self.gateway.removal(name))
+
+    def _follow(self, name: str) -> None:
+        source = ViciSource(self._sources[name], self.gateway.feeds[name])
+        self._tasks[name] = asyncio.create_task(source.run(), name=f"source {name}")
+
+    async def _unfollow(self, name: str) -> None:
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
@@ -115,12 +138,14 @@ class AgentDaemon:
         for name, settings in before.items():
             if sources.get(name) == settings:
                 continue
-            await self._stop_source(name)
+            await self._unfollow(name)
             if name not in sources or sources[name].socket != settings.socket:
-                self.gateway.remove_source(name)
+                await self._remove_source(name)
         for name in sources:
+            if name not in self.gateway.feeds:
+                self._add_source(name)
             if name not in self._tasks:
-                self._start_source(name)
+                self._follow(name)
 
     def _apply_settings(self, settings: GatewaySettings) -> None:
         gateway = self.gateway
@@ -147,12 +172,15 @@ class AgentDaemon:
             log.warning("%s: %s; rows are numbered anew", self._indexes_path, error)
 
     async def _save_indexes(self) -> None:
-        if not self.gateway.indexes.changed:
+        indexes = self.gateway.indexes
+        if not indexes.changed:
             return
         try:
-            await asyncio.to_thread(write_json, self._indexes_path, self.gateway.indexes.dump())
+            text = await in_slices(indexes.dumping())
+            await asyncio.to_thread(write_text, self._indexes_path, text)
             self._save_failed = False
         except OSError as error:
+            indexes.not_saved()
             if not self._save_failed:
                 log.error("%s: %s; row indexes are lost at a restart", self._indexes_path, error.strerror)
             self._save_failed = True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from agent.gateway.records import ConfiguredChild, ConnectionRecord
 from agent.gateway.rows import Rows
 from agent.gateway.selectors import covered
+from agent.gateway.steps import Steps
 from agent.gateway.tunnels import Tunnel
 
 
@@ -17,7 +18,7 @@ class Configuration:
         self.rows = rows
         self.connections: dict[str, ConnectionRecord] = {}
 
-    def applying(self, connections: Iterable[ConnectionRecord]) -> Iterator[None]:
+    def applying(self, connections: Iterable[ConnectionRecord]) -> Steps:
         """Take over all connections, in small steps; rows that lost their configuration and never were up leave."""
         rows = self.rows
         known: dict[str, ConnectionRecord] = {}

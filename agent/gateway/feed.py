@@ -9,7 +9,7 @@ for after its last sign of life lacks it; an ended SA comes back only by a listi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from agent.gateway.connections import Configuration
@@ -28,6 +28,7 @@ from agent.gateway.records import (
 from agent.gateway.rings import Failure
 from agent.gateway.rows import Rows
 from agent.gateway.source import Source, SourceStatus, nothing_to_do
+from agent.gateway.steps import Steps
 from agent.gateway.tunnels import ChildSa, IkeSa, IkeTunnel, Tunnel
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Feed:
         for _ in self.restarting():
             pass
 
-    def restarting(self) -> Iterator[None]:
+    def restarting(self) -> Steps:
         """The same in small steps. What the new daemon says in between is taken for what it is."""
         self.source.restarts += 1
         self.source.ike_daemon.restarted()
@@ -119,7 +120,7 @@ class Feed:
         self._ended_ike.clear()
         self._ended_children.clear()
 
-    def forgetting(self) -> Iterator[None]:
+    def forgetting(self) -> Steps:
         """Drop all rows of this source, in small steps."""
         yield from self.restarting()
         yield from self.rows.dropping()
@@ -252,7 +253,7 @@ class Feed:
         full: bool = True,
         gone_ike: Iterable[int] = (),
         gone_children: Iterable[int] = (),
-    ) -> Iterator[None]:
+    ) -> Steps:
         """The same in small steps. Events may be told between two of them; they are newer and win.
 
         After each step the model is consistent. Close the iterator if it is not run to its end.

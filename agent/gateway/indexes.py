@@ -7,10 +7,12 @@ restarted agent numbers the same tunnels as before.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 Key = tuple[str, ...]
 FORMAT = 1
+SOME = 250
+"""Entries written in one step."""
 
 
 class IndexTable:
@@ -109,21 +111,43 @@ class IndexRegistry:
     def changed(self) -> bool:
         return any(table.changed for table in self._tables.values())
 
-    def dump(self) -> dict[str, object]:
-        """All numbers as a JSON document; `changed` is False afterwards."""
-        tables = {name: [[list(k), n] for k, n in table.items()] for name, table in self._tables.items()}
+    def dumping(self) -> Generator[None, None, str]:
+        """All numbers as a JSON text, made in steps; `changed` is False from the first step on."""
+        tables = {name: list(table.items()) for name, table in self._tables.items()}
         for table in self._tables.values():
             table.changed = False
-        return {"format": FORMAT, "tables": tables}
+        parts = [f'{{"format": {FORMAT}, "tables": {{']
+        for number, (name, items) in enumerate(tables.items()):
+            parts.append(f"{', ' if number else ''}{json.dumps(name)}: [")
+            for start in range(0, len(items), SOME):
+                some = [[key, index] for key, index in items[start : start + SOME]]
+                parts.append((", " if start else "") + json.dumps(some)[1:-1])
+                yield
+            parts.append("]")
+        parts.append("}}\n")
+        return "".join(parts)
+
+    def dump(self) -> str:
+        """The same at once."""
+        work = self.dumping()
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                return str(done.value)
+
+    def not_saved(self) -> None:
+        """What `dump` gave did not reach the disk."""
+        self.source.changed = True
 
     def load(self, text: str) -> None:
-        """Take over a dump's JSON text. Raises ValueError when it is none."""
+        """Take over a dump's JSON text. Raises ValueError when it is none, and then nothing is taken over."""
         try:
             document = json.loads(text)
             if document["format"] != FORMAT:
                 raise ValueError(f"format {document['format']!r} of saved indexes is not known")
             rows = {
-                name: [(tuple(str(part) for part in key), int(number)) for key, number in entries]
+                name: [(tuple(map(str, key)), int(number)) for key, number in entries]
                 for name, entries in document["tables"].items()
             }
         except (KeyError, TypeError, AttributeError) as error:

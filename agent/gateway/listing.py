@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.gateway.records import SUPERSEDED_IKE_STATES, ChildRecord, IkeRecord
+from agent.gateway.steps import Steps
 from agent.gateway.tunnels import ChildSa, IkeSa, Tunnel
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Listing:
         self._leaving: list[IkeSa] = []
         self._ended: dict[Tunnel, list[ChildSa]] = {}
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Steps:
         """Take it in. The model is consistent after each step, and when the iterator is closed before its end."""
         feed, rows, token = self.feed, self.feed.rows, self.token
         try:
@@ -85,7 +86,7 @@ class Listing:
     def _still_missing(self, child: ChildSa) -> bool:
         return not child.ended and child.serial < self.token
 
-    def _merge(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[None]:
+    def _merge(self, merged: dict[tuple[int, int], IkeRecord]) -> Steps:
         """One record for each IKE SA: one with very many children is told in several parts."""
         parts: dict[tuple[int, int], list[ChildRecord]] = {}
         for number, record in enumerate(self.records):
@@ -98,7 +99,7 @@ class Listing:
         for key, children in parts.items():
             merged[key] = replace(merged[key], children=tuple(children))
 
-    def _missing(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[None]:
+    def _missing(self, merged: dict[tuple[int, int], IkeRecord]) -> Steps:
         """Find the SAs that ended by the listing's word, and hold the tunnels whose fate hangs on them."""
         feed = self.feed
         found = self._absent(merged) if self.full else self._gone(merged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.gateway.changes import DOMAINS, FAILURE, HISTORY, SOURCE, SUBJECTS, Domains, Stamped
@@ -11,6 +11,7 @@ from agent.gateway.indexes import IndexRegistry
 from agent.gateway.rings import Ended, Failure, Ring
 from agent.gateway.selectors import Selector
 from agent.gateway.source import CommandError, Progress, Source, SourceStatus
+from agent.gateway.steps import Steps
 from agent.gateway.tunnels import IkeTunnel, SelectorPair, Tunnel
 from agent.gateway.view import Changed, SourceView, View
 
@@ -84,7 +85,7 @@ class Gateway(View):
         for _ in self.removal(name):
             pass
 
-    def removal(self, name: str) -> Iterator[None]:
+    def removal(self, name: str) -> Steps:
         """The same in small steps, for a source that says nothing any more; it is there until the last of them."""
         feed = self._feeds[name]
         yield from feed.forgetting()
@@ -101,6 +102,15 @@ class Gateway(View):
     def view_of(self, name: str) -> SourceView:
         """One source alone, until it is removed."""
         return SourceView(self, self._feeds[name])
+
+    @property
+    def size(self) -> int:
+        """How many long-lived things there are, roughly."""
+        return (
+            len(self.tunnels)
+            + len(self.ike_tunnels)
+            + sum(len(feed.children) for feed in self._feeds.values())
+        )
 
     def tick(self) -> None:
         """Let time pass: silent sources go down, rows without configuration leave. Call it about once a second."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.gateway.indexes import Key
@@ -10,6 +9,7 @@ from agent.gateway.records import ChildRecord, ConfiguredChild, ConnectionRecord
 from agent.gateway.rings import Ended
 from agent.gateway.selectors import Selector, covered
 from agent.gateway.source import Source
+from agent.gateway.steps import Steps
 from agent.gateway.tunnels import ChildSa, IkeSa, IkeTunnel, SelectorPair, Tunnel, kinds_of
 
 if TYPE_CHECKING:
@@ -432,7 +432,7 @@ class Rows:
         if gone:
             self.settle()
 
-    def dropping(self) -> Iterator[None]:
+    def dropping(self) -> Steps:
         """The source was taken away: all rows leave, one at a step."""
         for row in list(self.tunnels.values()):
             self.drop(row)

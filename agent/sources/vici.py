@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +17,12 @@ from agent.gateway.counters import CHILD_COUNTS, IKE_COUNTS
 from agent.gateway.feed import Feed
 from agent.gateway.records import IkeRecord
 from agent.gateway.source import CommandError, SourceStatus
+from agent.slices import in_slices
 from agent.sources import vici_records as read
 from agent.sources.settings import ViciSettings
+from agent.sources.vici_message import Section, decoding
 from agent.sources.vici_records import BadRecord
-from agent.sources.vici_session import Section, ViciError, ViciRefused, ViciSession
+from agent.sources.vici_session import ViciError, ViciRefused, ViciSession, each_decoded
 
 EVENTS = ("ike-updown", "child-updown", "ike-rekey", "child-rekey", "ike-update", "alert", "child-ended")
 FIRST_PAUSE = 0.25
@@ -147,10 +149,11 @@ class ViciSource:
         records: list[IkeRecord] = []
         unreadable = 0
 
-        def each(message: Section) -> None:
+        def each(octets: bytes, start: int) -> Generator[None, None, None]:
             nonlocal unreadable
+            message = yield from decoding(octets, start)
             try:
-                records.extend(read.ike_records(message))
+                records.extend((yield from read.reading_ike_records(message)))
             except BadRecord as error:
                 unreadable += 1
                 self._malformed(error)
@@ -160,18 +163,22 @@ class ViciSource:
         full = not question or answer.get("full") == "yes"
         if full:
             self._full_at = now + self.settings.full_interval
-        self._restarts(session.peer_pid, answer, stats, records)
-        self._generation = read.text(answer, "generation")
-        self.feed.apply_listing(
-            token,
-            records,
-            # What could not be read is not gone: nothing ends by its absence from such a listing.
-            full=full and not unreadable,
-            gone_ike=read.uniqueids(answer.get("gone-ike")),
-            gone_children=read.uniqueids(answer.get("gone-child")),
+        await self._restarts(session.peer_pid, answer, stats, records)
+        self.feed.contact()
+        self._generation = None  # until all of this is taken in
+        await in_slices(
+            self.feed.applying(
+                token,
+                records,
+                # What could not be read is not gone: nothing ends by its absence from such a listing.
+                full=full and not unreadable,
+                gone_ike=read.uniqueids(answer.get("gone-ike")),
+                gone_children=read.uniqueids(answer.get("gone-child")),
+            )
         )
+        self._generation = read.text(answer, "generation")
 
-    def _restarts(self, pid: int, answer: Section, stats: Section, records: list[IkeRecord]) -> None:
+    async def _restarts(self, pid: int, answer: Section, stats: Section, records: list[IkeRecord]) -> None:
         """Notice that the daemon is another one than before.
 
         It is by its epoch; strongSwan has none: after a lost connection, by the process that listens on the socket,
@@ -197,7 +204,7 @@ class ViciSource:
         self._since, self._pid, self._again = since, pid, False
         if again:
             log.warning("source %s: the daemon was restarted", self.source.name)
-            self.feed.restarted()
+            await in_slices(self.feed.restarting())
 
     async def _counters(self, session: ViciSession, stats: Section) -> None:
         source = self.source
@@ -223,9 +230,9 @@ class ViciSource:
     async def _connections(self, session: ViciSession) -> None:
         found: list[Any] = []
         await session.streamed(
-            "list-conns", "list-conn", lambda message: found.extend(read.connections(message))
+            "list-conns", "list-conn", each_decoded(lambda message: found.extend(read.connections(message)))
         )
-        self.feed.apply_connections(found)
+        await in_slices(self.feed.configuration.applying(found))
         self._connections_at = asyncio.get_running_loop().time() + CONNECTIONS_INTERVAL
 
     # --- events -------------------------------------------------------------------------------------------------------

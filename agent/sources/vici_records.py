@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from agent.gateway.counters import CHILD_ERRORS_IN, CHILD_ERRORS_OUT, CHILD_REPLAYS_IN, IKE_COUNTS
@@ -72,8 +73,11 @@ def needed(value: int | None, what: str) -> int:
 
 def address(value: Any) -> IPAddress | None:
     """An IP address, None for wildcards, names and rubbish. A scope is dropped."""
-    if not isinstance(value, str) or value in WILDCARDS:
-        return None
+    return _address(value) if isinstance(value, str) and value not in WILDCARDS else None
+
+
+@lru_cache(maxsize=4096)
+def _address(value: str) -> IPAddress | None:
     try:
         return ipaddress.ip_address(value.split("%")[0])
     except ValueError:
@@ -106,9 +110,26 @@ def ike_records(message: Section) -> Iterator[IkeRecord]:
         yield ike_record(name, section)
 
 
-def ike_record(name: str, section: Section) -> IkeRecord:
-    """An IKE SA from its section. Raises BadRecord; children that are unreadable are left out."""
-    children = section.get("child-sas")
+def reading_ike_records(message: Section) -> Generator[None, None, list[IkeRecord]]:
+    """The same in steps."""
+    found: list[IkeRecord] = []
+    for name, section in sections(message):
+        listed = section.get("child-sas")
+        children: list[ChildRecord] = []
+        for child in child_records(listed) if isinstance(listed, dict) else ():
+            children.append(child)
+            yield
+        found.append(ike_record(name, section, tuple(children) if isinstance(listed, dict) else None))
+        yield
+    return found
+
+
+def ike_record(name: str, section: Section, children: tuple[ChildRecord, ...] | None = None) -> IkeRecord:
+    """An IKE SA from its section, with `children` if they were read before. Raises BadRecord; children that are
+    unreadable are left out."""
+    listed = section.get("child-sas")
+    if children is None and isinstance(listed, dict):
+        children = tuple(child_records(listed))
     ids = section.get("child-ids")
     counters = section.get("counters")
     return IkeRecord(
@@ -143,7 +164,7 @@ def ike_record(name: str, section: Section) -> IkeRecord:
         reauth_time=number(section, "reauth-time"),
         life_time=number(section, "life-time"),
         counts=counts(counters, IKE_KEYS) if isinstance(counters, dict) else {},
-        children=tuple(child_records(children)) if isinstance(children, dict) else None,
+        children=children,
         child_ids=uniqueids(ids) if isinstance(ids, list) else None,
         reason=text(section, "reason"),
     )
@@ -245,6 +266,7 @@ def selectors(value: Any) -> tuple[Selector, ...]:
     return tuple(item for item in found if item is not None)
 
 
+@lru_cache(maxsize=4096)
 def selector(value: str) -> Selector | None:
     """`10.1.0.0/24`, `10.1.0.1..10.1.0.9[tcp/http]`, `fec0::/16[17/500-510]`; None when unreadable."""
     match = _TS.fullmatch(value)
@@ -252,12 +274,14 @@ def selector(value: str) -> Selector | None:
         return None
     first, prefix, last, what = match.groups()
     try:
+        start = ipaddress.ip_address(first)
+        end = ipaddress.ip_address(last) if last else start
         if prefix is not None:
-            network = ipaddress.ip_network(f"{first}/{prefix}", strict=False)
-            start, end = network[0], network[-1]
-        else:
-            start = ipaddress.ip_address(first)
-            end = ipaddress.ip_address(last) if last else start
+            hosts = start.max_prefixlen - int(prefix)
+            if hosts < 0:
+                return None
+            number = int(start) >> hosts << hosts
+            start, end = start.__class__(number), start.__class__(number | (1 << hosts) - 1)
         if start.version != end.version or int(start) > int(end):
             return None
     except ValueError:

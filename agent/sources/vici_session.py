@@ -1,7 +1,8 @@
-"""A VICI connection for asyncio, on the packet and message codec of PyPI's `vici.protocol`.
+"""A VICI connection for asyncio.
 
 One request is open at a time; events may come in between. Whatever the peer sends, the outcome is a message, an
 event or a ViciError: lengths are bounded, every wait has a limit, and a connection that broke the protocol is closed.
+Large messages are decoded and taken in a slice at a time; what comes after them waits on the socket.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from vici.exception import DeserializationException
-from vici.protocol import FiniteStream, Message, Packet
+from vici.protocol import Packet
 
-Section = dict[str, Any]
-"""A decoded message: str keys; values are str, list[str] or again a Section."""
+from agent.slices import in_slices
+from agent.sources import vici_message
+from agent.sources.vici_message import MalformedMessage, Section
 
 MAX_SEGMENT = 512 * 1024
 MAX_STREAM = 200_000  # streamed messages of one command
-YIELD_EVERY = 16  # events handled at a stretch before others get their turn
-_CODEC_ERRORS = (DeserializationException, struct.error, UnicodeDecodeError, RecursionError)
+YIELD_EVERY = 16  # packets handled at a stretch before others get their turn
+
+Streamed = Callable[[bytes, int], Generator[None, None, None]]
+"""What takes the messages of a streamed command: the octets, and where in them the message begins. In steps."""
 
 log = logging.getLogger(__name__)
 
@@ -40,49 +43,29 @@ class ViciMalformed(ViciError):
     """What came is no VICI message; the connection cannot go on."""
 
 
-class _Octets(FiniteStream):  # type: ignore[misc]
-    """A message's octets; one that ends within an element is an error and not a shorter value."""
-
-    def __init__(self, octets: bytes) -> None:
-        super().__init__(octets)
-        self._size = len(octets)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        octets: bytes = super().read(size)
-        if size is not None and size > len(octets):
-            raise DeserializationException("the message ends within an element")
-        return octets
-
-
 def encode(message: Mapping[str, Any]) -> bytes:
     """A message's octets. Raises ViciError when a key or value does not fit."""
     try:
-        return bytes(Message.serialize(message))
-    except (struct.error, AttributeError, UnicodeEncodeError) as error:
+        return vici_message.encode(message)
+    except ValueError as error:
         raise ViciError(f"message cannot be sent: {error}") from None
 
 
 def decode(octets: bytes) -> Section:
     """A message from its octets. Raises ViciMalformed."""
     try:
-        return _text(Message.deserialize(_Octets(octets)))
-    except _CODEC_ERRORS as error:
+        return vici_message.decode(octets)
+    except MalformedMessage as error:
         raise ViciMalformed(f"malformed message: {error}") from None
 
 
-def _text(section: Mapping[str, Any]) -> Section:
-    result: Section = {}
-    for key, value in section.items():
-        if isinstance(value, bytes):
-            result[key] = value.decode("utf-8", "replace")
-        elif isinstance(value, list):
-            result[key] = [item.decode("utf-8", "replace") for item in value]
-        else:
-            result[key] = _text(value)
-    return result
+def each_decoded(each: Callable[[Section], None]) -> Streamed:
+    """Takes streamed messages as sections."""
+
+    def take(octets: bytes, start: int) -> Generator[None, None, None]:
+        each((yield from vici_message.decoding(octets, start)))
+
+    return take
 
 
 class ViciSession:
@@ -104,7 +87,7 @@ class ViciSession:
         self._writer = writer
         self._lock = asyncio.Lock()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
-        self._stream: tuple[str, Callable[[Section], None]] | None = None
+        self._stream: tuple[str, Streamed] | None = None
         self._streamed = 0
         self._last_word = 0.0
         self._closed: ViciError | None = None
@@ -171,10 +154,10 @@ class ViciSession:
         self,
         command: str,
         event: str,
-        each: Callable[[Section], None],
+        each: Streamed,
         message: Mapping[str, Any] | None = None,
     ) -> Section:
-        """A command whose results come as events: `each` gets them, the final answer is returned.
+        """A command whose results come as events: `each` takes them, the final answer is returned.
 
         The time limit is for silence between two messages. Raises as `request`.
         """
@@ -241,7 +224,8 @@ class ViciSession:
                     raise ViciMalformed(f"packet of {length} octets announced")
                 packet = await self._reader.readexactly(length)
                 self._last_word = asyncio.get_running_loop().time()
-                self._packet(packet)
+                await self._packet(packet)
+                self._last_word = asyncio.get_running_loop().time()
                 handled += 1
                 if handled % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -256,15 +240,17 @@ class ViciSession:
             log.exception("a VICI message could not be handled")
             self._broken(ViciError(f"a message could not be handled: {type(error).__name__}"))
 
-    def _packet(self, packet: bytes) -> None:
+    async def _packet(self, packet: bytes) -> None:
         kind = packet[0]
         if kind == Packet.EVENT:
+            start = 2 + packet[1] if len(packet) > 1 else 0
+            if not 2 < start <= len(packet):
+                raise ViciMalformed("malformed event: no name")
             try:
-                parsed = Packet.parse(packet)
-                name = parsed.event_type.decode("utf-8")
-            except _CODEC_ERRORS as error:
+                name = packet[2:start].decode("utf-8")
+                await self._event(name, packet, start)
+            except (UnicodeDecodeError, MalformedMessage) as error:
                 raise ViciMalformed(f"malformed event: {error}") from None
-            self._event(name, decode(packet[2 + len(parsed.event_type) :]))
             return
         if kind not in (Packet.CMD_RESPONSE, Packet.CMD_UNKNOWN, Packet.EVENT_CONFIRM, Packet.EVENT_UNKNOWN):
             raise ViciMalformed(f"packet of unknown type {kind}")
@@ -272,14 +258,14 @@ class ViciSession:
             raise ViciMalformed(f"packet of type {kind} that nothing was asked for")
         self._answer.set_result((kind, packet[1:]))
 
-    def _event(self, name: str, message: Section) -> None:
+    async def _event(self, name: str, packet: bytes, start: int) -> None:
         if self._stream is not None and self._stream[0] == name:
             self._streamed += 1
             if self._streamed > MAX_STREAM:
                 raise ViciMalformed(f"more than {MAX_STREAM} messages streamed")
-            self._stream[1](message)
+            await in_slices(self._stream[1](packet, start))
         elif self.on_event is not None:
-            self.on_event(name, message)
+            self.on_event(name, await in_slices(vici_message.decoding(packet, start)))
 
     def _broken(self, error: ViciError) -> ViciError:
         if self._closed is None:

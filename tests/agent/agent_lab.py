@@ -183,7 +183,9 @@ async def beside_fake(
     task = asyncio.create_task(agent.run_until(stop))
     try:
         lab = Lab(folder, daemon, agent)
-        await lab.until(lambda: agent.gateway.feeds["fake"].source.status is SourceStatus.UP, 20)
+        source = agent.gateway.feeds["fake"].source
+        # it is up when it answers, and all is seen when a poll is over
+        await lab.until(lambda: source.status is SourceStatus.UP and source.poll_seconds is not None, 20)
         yield lab
     finally:
         stop.set()

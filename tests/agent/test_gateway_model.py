@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -433,10 +432,15 @@ def test_numbers_survive_a_restart() -> None:
     registry.tunnel.number(("s", "gw", "net"))
     registry.tunnel.number(("s", "gw", "two"))
     assert registry.changed
-    text = json.dumps(registry.dump())
+    for number in range(1000):
+        registry.selector.number(('a "quoted" one', f"é{number}"))
+    text = registry.dump()
     assert not registry.changed
+    registry.not_saved()
+    assert registry.changed
     again = IndexRegistry()
     again.load(text)
+    assert again.selector.number(('a "quoted" one', "é999")) == 1000
     assert again.tunnel.number(("s", "gw", "two")) == 2
     assert again.tunnel.number(("s", "gw", "three")) == 3
     for rubbish in (
@@ -456,7 +460,7 @@ def test_a_known_narrowing_keeps_its_number_after_a_restart(clock: Clock) -> Non
     feed.child_up(ike(1, child(1)))
     number = next(iter(first.tunnels))
     second = Gateway(clock, clock, indexes=IndexRegistry())
-    second.indexes.load(json.dumps(first.indexes.dump()))
+    second.indexes.load(first.indexes.dump())
     feed = second.add_source("s", "vici", "/s")
     feed.apply_connections([CONFIGURED])  # a row of its own, with another number, until the SA is seen
     feed.child_up(ike(1, child(1)))

@@ -108,7 +108,8 @@ def rows_of(table: BoundTable, gateway: Gateway) -> list[Any]:
     binding = table.binding
     if binding.rows is not None:
         return list(binding.rows(gateway))
-    assert binding.subjects is not None and binding.rows_of is not None
+    assert binding.subjects is not None
+    assert binding.rows_of is not None
     return [row for subject in binding.subjects(gateway) for row in binding.rows_of(subject)]
 
 
