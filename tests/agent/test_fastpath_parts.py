@@ -153,7 +153,7 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     assert sum(len(sight.plans) for sight in fast._sights.values()) <= 10
     assert len(fast._sights) == 1
     assert len(fast._communities) <= 4
-    assert len(fast._names._keys) <= 20
+    assert len(fast._names.keys) <= 20
 
 
 # -- decisions ------------------------------------------------------------------------------------------------

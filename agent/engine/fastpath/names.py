@@ -42,14 +42,15 @@ class Names:
         self._usual = self._lengths[0] if frequent else 0
         # room for an index in a name of at most 128 sub-identifiers
         self._room = min((ber.MAX_SUB_IDS - len(oid) for oid in self._oids), default=0)
-        self._keys: dict[bytes, bytes] = {}
+        self.keys: dict[bytes, bytes] = {}
+        """Row keys of indexes that came lately."""
 
     def places(self, varbinds: bytes, position: int) -> list[Place]:
         """The places of the names in VarBinds from `position` to the end. Raises NotMine, IndexError.
 
         Every VarBind must hold a NULL and have at most 127 octets of content, every name its only encoding.
         """
-        leaf_of, keys, length = self._leaf_of, self._keys, self._usual
+        leaf_of, keys, length = self._leaf_of, self.keys, self._usual
         out = []
         end = len(varbinds)
         while position < end:
@@ -71,7 +72,7 @@ class Names:
             index = varbinds[cut:stop]
             key = keys.get(index)
             if key is None:
-                key = self._key(index)
+                key = self.key(index)
             out.append((leaf, key, varbinds[start:stop]))
         return out
 
@@ -81,7 +82,7 @@ class Names:
             leaf = self._leaf_of.get(name[:length])
             if leaf is not None and length <= len(name):
                 self._usual = length
-                return leaf, self._key(name[length:]), name
+                return leaf, self.key(name[length:]), name
         try:
             oid = ber.parse_oid(name)
         except ber.BerError:
@@ -91,17 +92,18 @@ class Names:
             return position, keys_of.pack(oid[len(self._oids[position]) :]), name
         return position + 1, None, name
 
-    def _key(self, index: bytes) -> bytes:
-        found = self._keys.get(index)
+    def key(self, index: bytes) -> bytes:
+        """The row key of an index, remembered. Raises NotMine."""
+        found = self.keys.get(index)
         if found is not None:
             return found
         key = key_of(index)
         if len(key) >> 2 > self._room:
             raise NotMine
         if len(index) <= KEPT_OCTETS:
-            if len(self._keys) >= KEPT:
-                self._keys.clear()
-            self._keys[index] = key
+            if len(self.keys) >= KEPT:
+                self.keys.clear()
+            self.keys[index] = key
         return key
 
     def name(self, leaf: int, key: bytes) -> bytes:

@@ -17,6 +17,7 @@ from agent.engine.fastpath.errors import NotMine, Refused
 from agent.engine.fastpath.names import Names
 from agent.engine.fastpath.sight import Plan, Sight
 from agent.engine.fastpath.v3 import V3Door, V3User
+from agent.engine.pdu import GET
 from agent.engine.responder import CommandResponder, Requester
 from agent.engine.usm import USM, Secured, Usm
 from agent.smi import ber
@@ -132,7 +133,7 @@ class FastPath:
         if room < 0:
             raise NotMine
         try:
-            varbinds = answer.respond(session.sight, self._plan(session.sight, kind, tail), room)
+            varbinds = self._respond(session.sight, kind, tail, room)
         except Refused as refused:
             who = session.requester(address[0], address[1])
             pdu = self._refuse(data, stop, len(data), who, session.budget(self._usm.max_size), refused)
@@ -170,7 +171,7 @@ class FastPath:
         if room < 0:
             raise NotMine
         try:
-            varbinds = answer.respond(sight, self._plan(sight, kind, tail), room)
+            varbinds = self._respond(sight, kind, tail, room)
         except Refused as refused:
             frame = messages.parse_v3(data, position, len(data))
             scoped = messages.ScopedPdu(usm.engine_id, context, start, end, kind)
@@ -212,11 +213,20 @@ class FastPath:
         self._sights[key] = sight
         return sight
 
+    def _respond(self, sight: Sight, kind: int, tail: bytes, room: int) -> bytes:
+        """The VarBinds that answer a PDU. Raises NotMine, Refused, IndexError."""
+        found = sight.quick.respond(kind, tail, room)
+        if found is None:
+            found = answer.respond(sight, self._plan(sight, kind, tail), room)
+        return found
+
     def _plan(self, sight: Sight, kind: int, tail: bytes) -> Plan:
         plan = sight.plans.get(tail)
         if plan is not None and plan[0] == kind:
             return plan
         plan = answer.plan(sight, kind, tail)
+        if kind == GET or len(plan[1]) == 1:
+            sight.quick.learn(kind, tail)
         if len(tail) <= MAX_TAIL:
             # what is asked once may never be asked again: only what comes twice is kept
             mark = hash(tail)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.engine.fastpath.names import Names
+from agent.engine.fastpath.quick import Quick
 from agent.smi import ber
 from agent.smi.bound import Leaf
 from agent.smi.controller import Access
@@ -28,9 +29,21 @@ def hidden(key: bytes) -> None:
 
 
 class Sight:
-    """One requester's readers. `plans` are kept here because they hold these readers."""
+    """One requester's readers. What is kept of requests is kept here because it holds these readers."""
 
-    __slots__ = ("cells", "cut_from", "first", "leaf_at", "names", "plans", "reads", "runs", "unread", "v1")
+    __slots__ = (
+        "cells",
+        "cut_from",
+        "first",
+        "leaf_at",
+        "names",
+        "plans",
+        "quick",
+        "reads",
+        "runs",
+        "unread",
+        "v1",
+    )
 
     def __init__(
         self, names: Names, leaves: Sequence[Leaf], stores: Sequence[LeafStore], view: Access, v1: bool
@@ -68,3 +81,8 @@ class Sight:
             self.runs.append(store.run)
             self.cells.append(store.cells)
         self.first.append(len(self.runs))
+        self.quick = Quick(self)
+
+    def hides(self, leaf: int) -> bool:
+        """Whether the leaf is outside the view."""
+        return self.reads[leaf] is hidden
