@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +22,6 @@ class Background:
         self._jobs: deque[Iterator[None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    @property
-    def available(self) -> bool:
-        """Whether an event loop runs in which slices can be taken."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return False
-        return True
-
     def start(self, job: Iterator[None]) -> None:
         """Run a job to its end, in slices; at once when no event loop runs."""
         try:
@@ -40,6 +31,15 @@ class Background:
                 pass
             return
         self._jobs.append(job)
+        self._schedule(loop)
+
+    def soon(self, work: Callable[[], Iterator[None]]) -> None:
+        """Start a job that spares others work; not where no event loop runs, for then it spares nobody anything."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._jobs.append(work())
         self._schedule(loop)
 
     def resume(self) -> None:

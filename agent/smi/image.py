@@ -117,9 +117,7 @@ class Image:
         position = bisect_left(page.keys, key)
         if page.owners[position] is not subject:
             return False
-        page.rows[position] = row
-        if page.encoded:
-            page.mark(key)
+        page.replace(key, position, row, subject)
         return True
 
     def _rows(self, subject: Any) -> dict[bytes, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent.smi import keys
@@ -31,7 +32,7 @@ class Cells:
     """One column of one page: the keys of the instances that exist, and their VarBinds.
 
     `blob[offsets[i] : offsets[i + 1]]` is the VarBind of `keys[i]`. `seen` is the page's `changes` that the
-    blob reflects. Nothing here is changed after it was made.
+    blob reflects. Nothing else is changed after it was made.
     """
 
     __slots__ = ("blob", "keys", "offsets", "seen")
@@ -61,9 +62,25 @@ class Page:
     `keys` is sorted and shared with `Cells` in which no instance is absent: it is replaced and not changed
     while any column is encoded. `rows` and `owners` (the subject that a row belongs to) are parallel to it.
     `changes` counts changed rows; `log` has the keys changed since, in the order of their last change.
+
+    A column of which the page has no instance is `void`, and stays so without being looked at as long as no
+    changed row gives it a value: a walk past columns that the source never fills costs next to nothing.
     """
 
-    __slots__ = ("changes", "columns", "encoded", "keys", "log", "misses", "owners", "rows", "suffixes")
+    __slots__ = (
+        "changes",
+        "columns",
+        "encoded",
+        "keys",
+        "log",
+        "misses",
+        "owners",
+        "rows",
+        "suffixes",
+        "surveyed",
+        "void",
+        "voids",
+    )
 
     def __init__(self, width: int) -> None:
         """`width`: how many columns the table has."""
@@ -76,6 +93,9 @@ class Page:
         self.encoded = False
         self.changes = 0
         self.log: dict[bytes, int] = {}
+        self.void = Cells([], array("I", (0,)), b"", 0)
+        self.voids: list[BoundColumn] = []
+        self.surveyed = False
 
     # -- rows -----------------------------------------------------------------------------------------------
 
@@ -92,6 +112,7 @@ class Page:
         if self.encoded:
             self.keys = [*names[:position], key, *names[position:]]
             self.mark(key)
+            self._fill(row)
         else:
             names.insert(position, key)
         self.rows.insert(position, row)
@@ -117,10 +138,23 @@ class Page:
         self.owners[position] = owner
         if self.encoded:
             self.mark(key)
+            self._fill(row)
+
+    def _fill(self, row: Any) -> None:
+        """Find out which columns a row makes no longer void."""
+        for column in self.voids:
+            try:
+                absent = column.binding.get(row) is None
+            except Exception:
+                absent = False  # to be counted and told when it is read
+            if not absent:
+                self.columns[column.position] = None
+                self.voids = [other for other in self.voids if other is not column]
 
     def mark(self, key: bytes) -> None:
         """A row has changed. Needed only while a column is encoded."""
         self.changes += 1
+        self.void.seen = self.changes
         log = self.log
         log.pop(key, None)
         log[key] = self.changes
@@ -133,7 +167,7 @@ class Page:
         floor = self.changes
         most = len(self.keys) * 3 // 4
         for number, cells in enumerate(self.columns):
-            if cells is None:
+            if cells is None or cells is self.void:
                 continue
             if len(seen) - bisect_right(seen, cells.seen) >= most:
                 self.columns[number] = None
@@ -155,11 +189,15 @@ class Page:
             upper.suffixes, self.suffixes = self.suffixes[middle:], self.suffixes[:middle]
         if self.encoded:
             upper.encoded = True
-            upper.changes = self.changes
+            upper.changes = upper.void.seen = self.changes
+            upper.voids = self.voids
+            upper.surveyed = self.surveyed
             upper.log = {key: seen for key, seen in self.log.items() if key >= border}
             self.log = {key: seen for key, seen in self.log.items() if key < border}
             for number, cells in enumerate(self.columns):
-                if cells is not None:
+                if cells is self.void:
+                    upper.columns[number] = upper.void
+                elif cells is not None:
                     at = bisect_left(cells.keys, border)
                     upper.columns[number] = cells.cut(at, len(cells.keys))
                     self.columns[number] = cells.cut(0, at)
@@ -170,8 +208,10 @@ class Page:
         columns: list[Cells | None] = [None] * len(self.columns)
         if self.encoded and after.encoded:
             for number, (mine, other) in enumerate(zip(self.columns, after.columns, strict=True)):
-                if mine is not None and mine.seen == self.changes and other is not None:
-                    columns[number] = mine.join(other) if other.seen == after.changes else None
+                if mine is None or mine.seen != self.changes or other is None or other.seen != after.changes:
+                    continue
+                joined = mine.join(other)
+                columns[number] = joined if joined.keys else self.void
         self.keys = self.keys + after.keys
         self.rows += after.rows
         self.owners += after.owners
@@ -181,7 +221,8 @@ class Page:
             self.suffixes = None
         self.columns = columns
         self.encoded = any(cells is not None for cells in columns)
-        self.changes = 0
+        self.voids = [column for column in self.voids if columns[column.position] is self.void]
+        self.changes = self.void.seen = 0
         self.log = {}
 
     # -- cells ----------------------------------------------------------------------------------------------
@@ -195,6 +236,10 @@ class Page:
             cells = self._patch(cells, column, counters)
         else:
             return cells
+        if not cells.keys:
+            cells = self.void
+            cells.seen = self.changes
+            self.voids = [*self.voids, column]
         self.columns[column.position] = cells
         self.encoded = True
         return cells
@@ -218,6 +263,20 @@ class Page:
         if position < len(names) and names[position] == key:
             return cells.blob[cells.offsets[position] : cells.offsets[position + 1]]
         return None
+
+    def survey(self, columns: Sequence[BoundColumn], counters: SmiCounters) -> Iterator[None]:
+        """Find the columns that are void, before a walk has to look through all rows for an instance."""
+        self.surveyed = True
+        for column in columns:
+            if column.binding.volatile or not self.rows or self.columns[column.position] is not None:
+                continue
+            try:
+                absent = column.binding.get(self.rows[0]) is None
+            except Exception:
+                absent = True
+            if absent:
+                self.cells(column, counters)
+                yield
 
     def _suffixes(self) -> list[bytes]:
         if self.suffixes is None:

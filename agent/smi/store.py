@@ -279,6 +279,7 @@ class ContextStore:
                     store.refresh(ahead=True)
                 except ReadError:
                     continue  # counted and logged; who asks gets genErr
+                store.survey()
 
 
 def read_scalar(scalar: BoundScalar, model: Any, counters: SmiCounters) -> bytes | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Generator, Iterator
+from itertools import chain, islice
 from typing import Any
 
 from agent.smi import keys
@@ -25,7 +27,7 @@ limited = LimitedLog(logging.getLogger(__name__))
 
 READ_AT_ONCE = 2000
 """A table of at most so many subjects, or rows, is read as a whole without slices."""
-APPLY_AT_ONCE = 256
+APPLY_AT_ONCE = 500
 """So many changed subjects are applied without slices."""
 STEP = 8
 """Subjects between two looks at the clock."""
@@ -42,9 +44,11 @@ class TableStore:
 
     __slots__ = (
         "_background",
+        "_backlog",
+        "_batch",
         "_building",
         "_built",
-        "_pending",
+        "_overtaken",
         "_taken",
         "asked",
         "counters",
@@ -69,7 +73,10 @@ class TableStore:
         self._background = background
         self._built = False
         self._taken: int | None = None
-        self._pending: dict[Any, bool] = {}
+        # changes that wait to be applied, by batches; and who was changed again by a batch that did not wait
+        self._backlog: deque[tuple[int, Iterator[tuple[Any, bool]]]] = deque()
+        self._overtaken: dict[Any, int] = {}
+        self._batch = 0
         self._building: Iterator[None] | None = None
 
     # -- following the model --------------------------------------------------------------------------------
@@ -79,8 +86,9 @@ class TableStore:
 
         Raises ReadError when the rows cannot be read.
         """
-        if not ahead:
+        if not ahead and not self.asked:
             self.asked = True
+            self._background.soon(self._survey)
         try:
             generation = self.now.stamp
             if generation == self.stamp:
@@ -94,9 +102,14 @@ class TableStore:
             self.counters.rows_errors += 1
             limited.warning(f"{self.table.object}/rows", "%s: cannot be read: %r", self.table.object, error)
             raise ReadError from error
-        if self.stamp is None:
-            # slices have stopped if their event loop has
-            self._background.resume()
+        if self.stamp is not None:
+            return
+        # slices have stopped if their event loop has
+        self._background.resume()
+        if self._backlog and not ahead and not self.image.pages:
+            # nothing to show meanwhile
+            for _ in self._work_off():
+                pass
 
     def _read_first(self, generation: int, ahead: bool) -> None:
         if self._building is None:
@@ -116,39 +129,66 @@ class TableStore:
                 self._taken = generation  # the reading under way will notice
             return
         self._taken = generation
-        if len(changed) <= APPLY_AT_ONCE:
-            # also before others that still wait: who has just set something reads it back
-            pending, apply = self._pending, self.image.apply
-            for subject, alive in changed.items():
-                pending.pop(subject, None)
-                apply(subject, alive)
-            self._settle()
+        self._batch += 1
+        first = list(islice(changed, APPLY_AT_ONCE + 1))
+        if len(first) > APPLY_AT_ONCE:
+            self.stamp = None
+            self._backlog.append((self._batch, chain(first, changed)))
+            if len(self._backlog) == 1:
+                self._background.start(self._work_off())
             return
-        waiting = bool(self._pending)
-        self._pending.update(changed)
-        self.stamp = None
-        if not waiting:
-            self._background.start(self._apply_pending())
+        # also before others that still wait: who has just set something reads it back
+        for subject, alive in first:
+            if self._backlog:
+                self._overtaken[subject] = self._batch
+            self.image.apply(subject, alive)
+        self._settle()
 
-    def _changes(self, since: int | None) -> dict[Any, bool] | None:
+    def _changes(self, since: int | None) -> Iterator[tuple[Any, bool]] | None:
         """Changed subjects since a stamp, None when all must be read."""
         changes = getattr(self.model, "changes", None)
         if self.table.binding.subjects is None or changes is None or since is None:
             return None
         changed = changes(self.domain, since)
-        return None if changed is None else dict(changed)
+        return None if changed is None else iter(changed)
 
     def _settle(self) -> None:
-        self.stamp = self._taken if not self._pending and self._building is None else None
+        self.stamp = self._taken if not self._backlog and self._building is None else None
 
-    def _apply_pending(self) -> Iterator[None]:
-        pending = self._pending
-        while pending:
-            for _ in range(min(STEP, len(pending))):
-                subject, alive = pending.popitem()
-                self.image.apply(subject, alive)
-            yield
+    def _work_off(self) -> Iterator[None]:
+        """Apply what waits, in the order in which it came."""
+        backlog, overtaken = self._backlog, self._overtaken
+        try:
+            while backlog:
+                batch, changed = backlog[0]
+                some = list(islice(changed, STEP))
+                if not some:
+                    backlog.popleft()
+                for subject, alive in some:
+                    if overtaken.get(subject, 0) <= batch:
+                        self.image.apply(subject, alive)
+                yield
+        except Exception:
+            self._start_over()
+            raise
+        overtaken.clear()
         self._settle()
+
+    def survey(self) -> None:
+        """Look for void columns in pages that are new, in slices, if anybody has ever asked for the table."""
+        if self.asked and not all(page.surveyed for page in self.image.pages):
+            self._background.soon(self._survey)
+
+    def _survey(self) -> Iterator[None]:
+        for page in list(self.image.pages):
+            if not page.surveyed:
+                yield from page.survey(self.table.columns, self.counters)
+
+    def _start_over(self) -> None:
+        """Nobody knows what has changed: all is to be read again."""
+        self._backlog.clear()
+        self._overtaken.clear()
+        self._taken = self.stamp = None
 
     # -- reading all of it ----------------------------------------------------------------------------------
 
@@ -175,11 +215,14 @@ class TableStore:
         finally:
             self._building = None
         self.counters.snapshots_built += 1
-        self._pending.clear()
+        self._backlog.clear()
+        self._overtaken.clear()
         self.image = image
         self._taken = since
         self._built = True
         self._settle()
+        if self.asked:
+            self._background.soon(self._survey)
 
     def _fill(self, image: Image, found: list[Any], since: int) -> Generator[None, None, int]:
         """Give the stamp that the image then shows."""
@@ -200,9 +243,9 @@ class TableStore:
                     # nothing changed, or nobody knows what: then it is read again after this
                     break
                 since = generation
-                for number, (subject, alive) in enumerate(late.items()):
+                for number, (subject, alive) in enumerate(late, 1):
                     image.apply(subject, alive)
-                    if len(late) > APPLY_AT_ONCE and not number % STEP:
+                    if number > APPLY_AT_ONCE and not number % STEP:
                         yield
         return since
 

@@ -536,6 +536,40 @@ def test_attending_follows_without_being_asked(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(run())
 
 
+def test_columns_without_instances_are_found_before_a_walk_comes_to_them() -> None:
+    async def run() -> None:
+        model = Logged(4 * FILLED)
+        for subject in model.subjects:
+            subject.value = None
+        controller = made(model)
+        gauge, text = store(controller), store(controller, "tText")
+        assert isinstance(gauge, ColumnStore)
+        assert text.next(None) is None
+        await until(lambda: len(model.asked) == 4 * FILLED)
+        await asyncio.sleep(0.01)
+        model.asked.clear()
+        assert gauge.next(None) is None
+        assert not model.asked
+        # every row changes, but none has a value: each is looked at once, and no walk looks again
+        model.changed(*model.subjects)
+        gauge.next(None)
+        await until(lambda: gauge.store.stamp == model.stamp)
+        assert set(model.asked.values()) == {1}
+        model.asked.clear()
+        assert gauge.next(None) is None
+        assert not model.asked
+        model.number(300).value = 5
+        model.changed(model.number(300))
+        assert gauge.next(None) == (key(301), gauge.get(key(301)))
+        model.number(300).value = None
+        model.changed(model.number(300))
+        assert gauge.next(None) is None
+        model.add(Subject(9_000, 1))
+        assert shown(gauge) == {9_000: 1}
+
+    asyncio.run(run())
+
+
 # -- contexts and scalars -----------------------------------------------------------------------------------
 
 

@@ -54,11 +54,11 @@ class Model(TestModel):
         self.log: list[tuple[int, Subject]] = []
         self.known_since = 0
 
-    def changes(self, domain: str, since: int) -> dict[Subject, bool] | None:
+    def changes(self, domain: str, since: int) -> list[tuple[Subject, bool]] | None:
         if since < self.known_since:
             return None
-        found = {subject: subject in self.subjects for stamp, subject in self.log if stamp > since}
-        return found  # type: ignore[return-value]
+        found = dict.fromkeys(subject for stamp, subject in self.log if stamp > since)
+        return [(subject, subject in self.subjects) for subject in found]
 
     def changed(self, *subjects: Subject) -> None:
         self.stamp += 1
