@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -354,31 +355,36 @@ class LcdScalar:
 # -- rows as text -------------------------------------------------------------------------------------------
 
 
+_HEAD = re.compile(rb'\{"format": (\d+), "sha256": "([0-9a-f]{64})", "tables": ')
+
+
 def _file(tables: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(_canonical(tables)).hexdigest()
-    lines = [
+    # row by row, so that other threads get their turns
+    parts = (
         f"{json.dumps(name)}: [" + ",\n".join(json.dumps(row) for row in rows) + "]"
         for name, rows in tables.items()
         if rows
-    ]
-    return f'{{"format": {FORMAT}, "sha256": "{digest}", "tables": {{\n' + ",\n".join(lines) + "}}\n"
-
-
-def _canonical(tables: Mapping[str, Any]) -> bytes:
-    kept = {name: rows for name, rows in tables.items() if rows}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()
+    )
+    body = "{\n" + ",\n".join(parts) + "}"
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return f'{{"format": {FORMAT}, "sha256": "{digest}", "tables": {body}}}\n'
 
 
 def _content(data: bytes) -> dict[str, Any]:
     """The tables of a file's octets. Raises ValueError, KeyError, TypeError."""
     if len(data) > LARGEST:
         raise ValueError("too large")
-    document = json.loads(data)
-    if document["format"] != FORMAT:
-        raise ValueError(f"format {document['format']!r} is not known to this version")
-    tables = document["tables"]
-    if not isinstance(tables, dict) or hashlib.sha256(_canonical(tables)).hexdigest() != document["sha256"]:
+    head = _HEAD.match(data)
+    if head is None or not data.endswith(b"}\n"):
+        raise ValueError("cut short, or never a datastore")
+    if int(head[1]) != FORMAT:
+        raise ValueError(f"format {int(head[1])} is not known to this version")
+    body = data[head.end() : -2]
+    if hashlib.sha256(body).hexdigest().encode() != head[2]:
         raise ValueError("the checksum is wrong")
+    tables = json.loads(body)
+    if not isinstance(tables, dict):
+        raise ValueError("no tables")
     return tables
 
 

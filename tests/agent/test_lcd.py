@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
+import hashlib
 import os
 import stat
 import subprocess
@@ -275,7 +275,6 @@ def test_a_timeout_in_the_middle_of_a_write(tmp_path: Path, monkeypatch: pytest.
 def damage(text: str) -> list[bytes]:
     data = text.encode()
     flipped = data.replace(b"x61", b"x62")
-    document = json.loads(text)
     return [
         b"",
         data[:-30],
@@ -285,9 +284,10 @@ def damage(text: str) -> list[bytes]:
         b"[]",
         b"\xff\xfe",
         b"[" * 100_000,
-        json.dumps({**document, "format": 9}).encode(),
-        json.dumps({**document, "tables": []}).encode(),
-        json.dumps({"format": 1}).encode(),
+        data.replace(b'"format": 1', b'"format": 9'),
+        b'{"format": 1}',
+        b'{"format": 1, "sha256": "%s", "tables": []}\n' % hashlib.sha256(b"[]").hexdigest().encode(),
+        data + b" ",
         lcds._file({"t": [[["x61", 1], "active", {"number": "x00"}]]}).encode(),
         lcds._file({"t": [[["x61", 1], "active", {"unknown": 1}]]}).encode(),
         lcds._file({"t": [[["x61"], "active", {}]]}).encode(),
