@@ -10,6 +10,7 @@ from agent.smi import ber
 
 NO_ERROR = b"\x02\x01\x00\x02\x01\x00"
 """error-status noError and error-index 0."""
+MAX_FRAMES = 2048
 LENGTHS = [ber.length(size) for size in range(2048)]
 """Length octets of most messages."""
 
@@ -17,7 +18,16 @@ LENGTHS = [ber.length(size) for size in range(2048)]
 class CommunitySession:
     """A community that may be used from a host, and what it sees."""
 
-    __slots__ = ("community", "context", "head", "rooms", "security_name", "sight", "version")
+    __slots__ = (
+        "_frames",
+        "community",
+        "context",
+        "head",
+        "rooms",
+        "security_name",
+        "sight",
+        "version",
+    )
 
     def __init__(
         self, version: int, community: bytes, security_name: str, context: str, sight: Sight, max_size: int
@@ -27,6 +37,7 @@ class CommunitySession:
         self.security_name = security_name
         self.context = context
         self.sight = sight
+        self._frames: dict[int, tuple[bytes, bytes]] = {}
         self.head = ber.integer(version) + ber.tlv(ber.OCTET_STRING, community)
         budget = messages.community_budget(max_size, community)
         # by the length of the request-id: -2^31 has four octets, 0 has one
@@ -60,3 +71,18 @@ class CommunitySession:
         content = b"%b\xa2%b%b" % (self.head, LENGTHS[size] if size < 2048 else ber.length(size), content)
         size = len(content)
         return b"0%b%b" % (LENGTHS[size] if size < 2048 else ber.length(size), content)
+
+    def again(self, request_id: bytes, varbinds: bytes) -> bytes:
+        """The Response to a request-id of four octets, given without its tag and length."""
+        frame = self._frames.get(len(varbinds))
+        if frame is None:
+            message = self.message(b"\x02\x04" + request_id, varbinds)
+            # what follows a request-id always has the same length for VarBinds of the same length
+            middle = len(NO_ERROR) + 1 + len(ber.length(len(varbinds)))
+            at = len(message) - len(varbinds) - middle
+            frame = message[: at - 4], message[at : at + middle]
+            if len(self._frames) >= MAX_FRAMES:
+                self._frames.clear()
+            self._frames[len(varbinds)] = frame
+        before, middle_octets = frame
+        return before + request_id + middle_octets + varbinds

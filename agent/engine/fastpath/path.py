@@ -15,6 +15,7 @@ from agent.engine.fastpath import answer, parse
 from agent.engine.fastpath.community import CommunitySession
 from agent.engine.fastpath.errors import NotMine, Refused
 from agent.engine.fastpath.names import Names
+from agent.engine.fastpath.quick import Shape
 from agent.engine.fastpath.sight import Plan, Sight
 from agent.engine.fastpath.v3 import V3Door, V3User
 from agent.engine.pdu import GET
@@ -47,6 +48,15 @@ class Allowed(Protocol):
     def context(self) -> str: ...
 
 
+class Lookup(Protocol):
+    """Communities: agent.engine.communities, or a test's own."""
+
+    @property
+    def ports_matter(self) -> bool: ...
+
+    def lookup(self, name: bytes, version: int, host: str, port: int = 0) -> Allowed | None: ...
+
+
 class FastPath:
     """Answers on octets. Every decision that it keeps is dropped when the epoch moves on."""
 
@@ -56,10 +66,10 @@ class FastPath:
         usm: Usm,
         counters: EngineCounters,
         epoch: Epoch,
-        lookup: Callable[[bytes, int, str, int], Allowed | None],
+        communities: Lookup,
         authenticated: Callable[[str, float], None],
     ) -> None:
-        """`lookup`: the community of these octets, in this version (0, 1), from this host and port.
+        """`communities` knows the community of these octets, in this version (0, 1), from this host and port.
 
         `authenticated` is told now and then from which host authentic SNMPv3 messages come.
         """
@@ -67,11 +77,13 @@ class FastPath:
         self._usm = usm
         self._counters = counters
         self._epoch = epoch
-        self._lookup = lookup
+        self._known = communities
         self._authenticated = authenticated
         self._names = Names(responder.controller.leaves)
         self._decided = epoch.value
         self._communities: dict[tuple[bytes, str], CommunitySession] = {}
+        self._shapes: dict[tuple[Any, ...], Shape] = {}
+        """By sender: what its last message by a community was like."""
         self._door = V3Door(usm, authenticated)
         self._sights: dict[tuple[int, str, int, str], Sight] = {}
         self._plans = 0
@@ -86,6 +98,11 @@ class FastPath:
             self.forget()
         self._counters.in_pkts += 1
         try:
+            shape = self._shapes.get(address)
+            if shape is not None and data.startswith(shape.prefix):
+                found = _as_before(data, shape)
+                if found is not None:
+                    return found
             # the outermost SEQUENCE and msgVersion
             size = data[1]
             position = 2
@@ -117,6 +134,7 @@ class FastPath:
         """Drop every decision."""
         self._decided = self._epoch.value
         self._communities.clear()
+        self._shapes.clear()
         self._door = V3Door(self._usm, self._authenticated)
         self._sights.clear()
         self._plans = 0
@@ -140,6 +158,11 @@ class FastPath:
             if pdu is None:
                 return b""
             return messages.community_message(session.version, session.community, pdu)
+        if len(request_id) == 6:
+            start = len(data) - len(tail) - 4
+            if len(self._shapes) >= MAX_SESSIONS:
+                self._shapes.clear()
+            self._shapes[address] = Shape(data[:start], len(data), start, kind, session)
         return session.message(request_id, varbinds)
 
     def _new_session(self, head: bytes, address: tuple[Any, ...]) -> CommunitySession:
@@ -147,8 +170,10 @@ class FastPath:
             raise NotMine
         version, name = head[2], head[5:]
         host = str(address[0])
-        found = self._lookup(name, version, host.partition("%")[0], address[1])
-        if found is None:
+        known = self._known
+        found = known.lookup(name, version, host.partition("%")[0], address[1])
+        if found is None or known.ports_matter:
+            # a decision is kept for the whole host
             raise NotMine
         sight = self._sight(version + 1, found.security_name, 1, found.context)
         if len(self._communities) >= MAX_SESSIONS:
@@ -252,3 +277,18 @@ class FastPath:
         if refused.status is ErrorStatus.tooBig:
             return self._responder.too_big(request, who, budget)
         return self._responder.error(request, who, refused.status, refused.index, budget)
+
+
+def _as_before(data: bytes, shape: Shape) -> bytes | None:
+    """The answer to a message that begins as one before it did. None: not known. Raises NotMine, IndexError."""
+    _, size, start, kind, session = shape
+    # a request-id of which the first octet decides that it has its only encoding
+    if len(data) != size or not 0 < data[start] < 0xFF:
+        return None
+    stop = start + 4
+    try:
+        varbinds = session.sight.quick.respond(kind, data[stop:], session.rooms[4])
+    except Refused:
+        # the usual way says it
+        return None
+    return None if varbinds is None else session.again(data[start:stop], varbinds)
