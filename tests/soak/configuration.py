@@ -18,6 +18,14 @@ ALGORITHMS = {
     "soak512": ("SHA-512", "AES-256", "readers"),
 }
 NAME = "1.3.6.1.2.1.1.5.0"
+ENGINE_ID = "80007ed904736f616b"
+TARGETS = {
+    "trap v1": ('version = "v1"', 'community = "soak-traps"', 'role = "monitor"'),
+    "trap v2c": ('version = "v2c"', 'community = "soak-traps"', 'role = "monitor"'),
+    "trap v3": ('user = "soak512"',),
+    "inform v3": ('user = "soak256"', "inform = true", "timeout = 1", "retries = 3"),
+}
+"""Where notifications go: all to one receiver, each its own way."""
 
 
 def user(name: str, auth: str, priv: str, group: str) -> str:
@@ -34,6 +42,11 @@ def community(name: str) -> str:
     return f'[[community]]\nname = "{name}"\ngroup = "strangers"\nnetworks = ["127.0.0.0/8"]\n'
 
 
+def target(name: str, port: int) -> str:
+    lines = "\n".join(TARGETS[name])
+    return f'[[target]]\nname = "{name}"\naddress = "127.0.0.1:{port}"\n{lines}\n'
+
+
 def configuration(folder: Path, receiver: int) -> str:
     """The whole file; PORT stands for the port. Notifications go to `receiver` on loopback."""
     access = ""
@@ -44,15 +57,18 @@ def configuration(folder: Path, receiver: int) -> str:
         ("signers", "usm", "authNoPriv", ""),
     ):
         access += f'[[access]]\ngroup = "{group}"\nmodel = "{model}"\nlevel = "{level}"\nread = "everything"\n{more}'
+        access += 'notify = "everything"\n'
     return f"""[agent]
 state_dir = "{folder}/state"
 listen = ["127.0.0.1:PORT"]
+engine_id = "{ENGINE_ID}"
 [system]
 name = "soak"
 writable = ["contact"]
 {community(COMMUNITY)}
 {"".join(user(name, *rest) for name, rest in ALGORITHMS.items())}
 {access}
+{"".join(target(name, receiver) for name in TARGETS)}
 [[view]]
 name = "everything"
 include = ["1.3.6.1"]

@@ -18,6 +18,7 @@ from agent.engine import messages
 from agent.engine import pdu as pdus
 from agent.smi import ber
 
+ENABLE_AUTHEN_TRAPS = "1.3.6.1.2.1.11.30.0"
 CONTACT = "1.3.6.1.2.1.1.4.0"
 NAME = (1, 3, 6, 1, 2, 1, 1, 5, 0)
 IKE_STATUS = "1.3.6.1.4.1.9.9.171.1.2.3.1.35"
@@ -135,7 +136,11 @@ class Operator:
 
 def operate(setting: Setting, send: Callable[[Deeds], None]) -> None:
     deeds = Deeds("operator")
-    until_stopped(deeds, send, Operator(setting, deeds).step)
+    operator = Operator(setting, deeds)
+    said = operator.tool("snmpset", ENABLE_AUTHEN_TRAPS, "i", "1")
+    if said != f".{ENABLE_AUTHEN_TRAPS} 1\n":
+        deeds.fault(f"SET of snmpEnableAuthenTraps: {said!r}")
+    until_stopped(deeds, send, operator.step)
 
 
 # --- the flooder ------------------------------------------------------------------------------------------------------
