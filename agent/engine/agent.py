@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from agent.config import Config, ConfigError, User
+from agent.config import WRITABLE_SYSTEM, Config, ConfigError, User
 from agent.engine import state
 from agent.engine.access import AccessControl
 from agent.engine.communities import Communities
@@ -40,6 +40,7 @@ from agent.engine.usm_crypto import LocalUser, localize
 from agent.smi.ber import Oid
 from agent.smi.bindings import ModuleBinding
 from agent.smi.controller import Controller
+from agent.smi.model import Change
 from agent.smi.rowstatus import TestAndIncr
 from agent.tables import snmp_mpd, snmp_usm, snmp_vacm, snmpv2_mib
 from agent.tables.snmpv2_mib import Resource
@@ -71,6 +72,7 @@ class SnmpAgent:
         self.users = UserTable(self.lcd, self._users_changed)
         self._localized: dict[User, LocalUser] = {}
         self.contexts_stamp = 0
+        self._system = {name: self.lcd.scalar(f"system.{name}", b"") for name in WRITABLE_SYSTEM}
         self._started = time.monotonic()
         self.set_serial = TestAndIncr(secrets.randbelow(2**31))
         self.engine_id = b""
@@ -109,7 +111,6 @@ class SnmpAgent:
         self._transport: UdpTransport | None = None
         self.fast: FastPath | None = None
         self._responder = CommandResponder(self.controller, self.access, self.counters)
-        self._values: state.SystemValues | None = None
         self._lock: state.StateLock | None = None
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -126,7 +127,6 @@ class SnmpAgent:
 
     def _start(self, config: Config) -> None:
         kept = state.start(config.state_dir, config.engine_id)
-        self._values = state.SystemValues(config.state_dir)
         self.lcd.load()
         self.engine_id, self.engine_boots = kept.engine_id, kept.boots
         usm = Usm(kept, config.max_message_size, self.counters)
@@ -147,7 +147,7 @@ class SnmpAgent:
             usm,
             self.counters,
             self.epoch,
-            communities.lookup,
+            communities,
             dispatcher.limits.authenticated,
         )
         transport.fast = self.fast.answer
@@ -284,14 +284,13 @@ class SnmpAgent:
         system = self.config.system
         configured: str | None = getattr(system, name)
         default = socket.gethostname() if configured is None else configured
-        if name in system.writable and self._values is not None:
-            return self._values.get(name, default)
+        if name in system.writable:
+            kept: bytes = self._system[name].get(default.encode())
+            return kept.decode()
         return default
 
-    def set_system_value(self, name: str, value: str) -> None:
-        if self._values is None:
-            raise RuntimeError("the agent is not running")
-        self._values.set(name, value)
+    def change_system_value(self, name: str, value: str) -> Change:
+        return self._system[name].test(None, value.encode())
 
     def is_writable(self, name: str) -> bool:
         return name in self.config.system.writable

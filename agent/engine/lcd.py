@@ -343,8 +343,12 @@ class LcdScalar:
     @property
     def value(self) -> Any:
         """What was set last, the default when nothing was."""
+        return self.get(self.default)
+
+    def get(self, default: Any) -> Any:
+        """What was set last, `default` when nothing was."""
         row = self._table.get(self._index)
-        return self.default if row is None else row.values.get(self._column, self.default)
+        return default if row is None else row.values.get(self._column, default)
 
     def test(self, model: Any, value: int | bytes) -> Change:
         """ScalarWriter: accepts whatever the object's SYNTAX accepts."""

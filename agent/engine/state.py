@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 ENTERPRISE = 32473
 """Enterprise number in an engine ID made here (RFC 5612; see mibs/OIDS.md)."""
 MAX_BOOTS = 2147483647
-_LEFT_OVER = re.compile(r"\.(engine|system|lcd|indexes)-[a-z0-9_]{8}")
+_LEFT_OVER = re.compile(r"\.(engine|lcd|indexes)-[a-z0-9_]{8}")
 
 
 class EngineStateError(Exception):
@@ -155,34 +155,3 @@ def sweep(folder: Path) -> None:
         if _LEFT_OVER.fullmatch(path.name):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-class SystemValues:
-    """sysContact, sysName and sysLocation: what the configuration says until a SET says otherwise.
-
-    What was set is kept in system.json of the state folder and outlives restarts; a value that is no longer
-    writable falls back to the configuration.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "system.json"
-        self._set: dict[str, str] = {}
-        try:
-            data = json.loads(self._path.read_bytes())
-            if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
-                raise ValueError("not a table of texts")
-            self._set = data
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            raise EngineStateError(f"{self._path}: {error}; repair or delete it") from None
-
-    def get(self, name: str, default: str) -> str:
-        """The value that was set, or the default."""
-        return self._set.get(name, default)
-
-    def set(self, name: str, value: str) -> None:
-        """Keep a value. Raises OSError, and then nothing has changed."""
-        changed = {**self._set, name: value}
-        write_json(self._path, changed)
-        self._set = changed

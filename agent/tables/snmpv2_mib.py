@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from agent.smi import Column, ModuleBinding, Scalar, SetError, Table
 from agent.smi.model import Change, ScalarWriter
-from agent.smi.rowstatus import Assign, TestAndIncr
+from agent.smi.rowstatus import TestAndIncr
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class AgentInfo(Protocol):
         """Current contact, name or location."""
         ...
 
-    def set_system_value(self, name: str, value: str) -> None:
-        """Change it and keep it across restarts. Raises OSError."""
+    def change_system_value(self, name: str, value: str) -> Change:
+        """The change that makes it so, also across restarts."""
         ...
 
     def is_writable(self, name: str) -> bool:
@@ -87,12 +87,7 @@ class SystemWriter:
     def test(self, model: Any, value: bytes) -> Change:
         if not self.info.is_writable(self.name):
             raise SetError("notWritable", f"{self.name} is not in system.writable")
-        text = value.decode("ascii")
-        before = self.info.system_value(self.name)
-        return Assign(
-            lambda: self.info.set_system_value(self.name, text),
-            lambda: self.info.set_system_value(self.name, before),
-        )
+        return self.info.change_system_value(self.name, value.decode("ascii"))
 
 
 COUNTERS = (
