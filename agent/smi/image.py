@@ -17,6 +17,8 @@ limited = LimitedLog(logging.getLogger(__name__))
 
 FILLED = 256
 """Rows of a page when rows come in index order."""
+SPOTS = 32768
+"""Keys of which it is remembered where they are."""
 
 _NOTHING: tuple[bytes, ...] = ()
 
@@ -41,6 +43,7 @@ class Image:
         "counters",
         "firsts",
         "pages",
+        "spots",
         "table",
     )
 
@@ -52,6 +55,8 @@ class Image:
         self._rows_of: Callable[[Any], Iterable[Any]] = table.binding.rows_of or _no_rows
         self.pages: list[Page] = []
         self.firsts: list[bytes] = []
+        # where keys were found by GETs; to be believed only if the key is still there
+        self.spots: dict[bytes, tuple[Page, int]] = {}
         # subject -> its keys: one alone, or several
         self._held: dict[Any, bytes | tuple[bytes, ...]] = {}
         # key -> (subject, row) of those that another row keeps from being shown
@@ -70,6 +75,12 @@ class Image:
         page = self.pages[number]
         position = page.find(key)
         return None if position < 0 else (page, position)
+
+    def remember(self, key: bytes, page: Page, position: int) -> None:
+        """Where to look first for a key that is asked for again."""
+        if len(self.spots) >= SPOTS:
+            self.spots.clear()
+        self.spots[key] = (page, position)
 
     # -- changes --------------------------------------------------------------------------------------------
 
@@ -237,6 +248,7 @@ class Image:
                 continue
             if len(pages[left].keys) + len(pages[left + 1].keys) <= MERGED_MOST:
                 pages[left].absorb(pages[left + 1])
+                pages[left + 1].forget()
                 del pages[left + 1], firsts[left + 1]
                 return
 

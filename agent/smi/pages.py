@@ -225,6 +225,13 @@ class Page:
         self.changes = self.void.seen = 0
         self.log = {}
 
+    def forget(self) -> None:
+        """Drop what is encoded."""
+        self.columns = [None] * len(self.columns)
+        self.encoded = False
+        self.voids = []
+        self.log = {}
+
     # -- cells ----------------------------------------------------------------------------------------------
 
     def cells(self, column: BoundColumn, counters: SmiCounters) -> Cells:

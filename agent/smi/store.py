@@ -19,6 +19,7 @@ from agent.smi.background import Background
 from agent.smi.bound import BoundColumn, BoundScalar, Leaf
 from agent.smi.counters import LimitedLog, SmiCounters
 from agent.smi.errors import ReadError
+from agent.smi.image import Image
 from agent.smi.keys import SCALAR_KEY
 from agent.smi.tablestore import TableStore
 
@@ -117,18 +118,30 @@ class ColumnStore(LeafStore):
         if store.now.stamp != store.stamp:
             store.refresh()
         image = store.image
+        spot = image.spots.get(key)
+        if spot is not None:
+            page, position = spot
+            cells = page.columns[self._number]
+            if cells is not None and cells.seen == page.changes:
+                names = cells.keys
+                if position < len(names) and names[position] == key:
+                    return cells.blob[cells.offsets[position] : cells.offsets[position + 1]]
+        return self._search(image, key)
+
+    def _search(self, image: Image, key: bytes) -> bytes | None:
         number = bisect_right(image.firsts, key) - 1
         if number < 0:
             return None
         page = image.pages[number]
         cells = page.columns[self._number]
         if cells is None or cells.seen != page.changes:
-            return page.cell(self.leaf, key, store.counters)
+            return page.cell(self.leaf, key, self.store.counters)
         names = cells.keys
         position = bisect_left(names, key)
-        if position < len(names) and names[position] == key:
-            return cells.blob[cells.offsets[position] : cells.offsets[position + 1]]
-        return None
+        if position == len(names) or names[position] != key:
+            return None
+        image.remember(key, page, position)
+        return cells.blob[cells.offsets[position] : cells.offsets[position + 1]]
 
     def run(self, after: bytes | None, count: int, room: int) -> Run:
         store = self.store

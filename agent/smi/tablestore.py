@@ -95,7 +95,7 @@ class TableStore:
                 return
             if not self._built:
                 self._read_first(generation, ahead)
-            elif generation != self._taken:
+            if self._built and generation != self._taken:
                 self._follow(generation)
         except Exception as error:
             self.stamp = None
