@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -337,3 +338,21 @@ def test_nothing_is_kept_outside_the_state_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     offline(tmp_path / "state")
     assert list(temporary.iterdir()) == []
+
+
+def test_engine_time_goes_on_in_suspend_and_heeds_no_clock_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = offline(tmp_path)
+    assert agent.agent.usm is not None
+    started = agent.agent.usm._started
+    asked: list[int] = []
+
+    def clock(which: int) -> float:
+        asked.append(which)
+        return started + 4000.9
+
+    monkeypatch.setattr(time, "clock_gettime", clock)
+    assert agent.agent.usm.engine_time == 4000
+    # counts on while the machine sleeps, and nobody can set it
+    assert set(asked) == {time.CLOCK_BOOTTIME}
