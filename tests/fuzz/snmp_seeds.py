@@ -16,6 +16,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(root), str(root / "tests"), str(root / "tests" / "agent")]
 
 from smi_support import ROOT, request  # noqa: E402
+from snmp_target import TEACHERS  # noqa: E402
 
 from agent.engine.pdu import GET, GETBULK, GETNEXT, SET  # noqa: E402
 from agent.smi import ber  # noqa: E402
@@ -170,6 +171,13 @@ def all_seeds() -> Iterator[tuple[str, bytes]]:
                 yield f"{text}-{name}", bytes((mode,)) + pdu
         if name in ("get", "getbulk"):
             yield f"decoders-{name}", b"\x07" + pdu
+    for number, teacher in enumerate(TEACHERS):
+        for how, text in enumerate(("v2c", "v1", "priv")):
+            # another request-id and another row of the same length
+            other = teacher.replace(b"\x12\x34\x56\x78", b"\x23\x45\x67\x89").replace(
+                b"\x03\x05\x00", b"\x04\x05\x00"
+            )
+            yield f"taught-{text}-{number}", bytes((9, 3 * number + how)) + other
     engine = ber.tlv(4, bytes.fromhex("80007ed905666f7220667a"))
     get = request(GET, [SYS_NAME])
     yield "scoped-get", b"\x06" + engine + ber.tlv(4, b"") + get
