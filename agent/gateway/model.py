@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agent.gateway.changes import DOMAINS, FAILURE, HISTORY, SOURCE, SUBJECTS, Domains, Stamped
 from agent.gateway.feed import Feed
@@ -13,7 +14,7 @@ from agent.gateway.selectors import Selector
 from agent.gateway.source import CommandError, Progress, Source, SourceStatus
 from agent.gateway.steps import Steps
 from agent.gateway.tunnels import IkeTunnel, SelectorPair, Tunnel
-from agent.gateway.view import Changed, SourceView, View
+from agent.gateway.view import SourceView, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Gateway(View):
     def watch(self, domain: str) -> Stamped:
         return self.domains.ask(domain)
 
-    def changes(self, domain: str, since: int) -> Changed | None:
+    def changes(self, domain: str, since: int) -> Iterator[tuple[Any, bool]] | None:
         return None if since < self._floors.get(domain, 0) else super().changes(domain, since)
 
     def changed(self, *domains: str) -> None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from agent.gateway.feed import Feed
     from agent.gateway.model import Gateway
 
-Changed = list[tuple[Any, bool]]
-
 
 class View:
     """Rows, totals and change stamps over `feeds`. Every number costs the same however many tunnels there are."""
@@ -43,11 +41,11 @@ class View:
         """What has the change stamp of a domain as `stamp`, now and later: for those who look at it all the time."""
         raise NotImplementedError
 
-    def changes(self, domain: str, since: int) -> Changed | None:
+    def changes(self, domain: str, since: int) -> Iterator[tuple[Any, bool]] | None:
         """The subjects that changed after the stamp `since`, each once: (subject, whether it is still there).
 
-        Those that are gone come first: another may have their index by now. None where it is not known: all must
-        be read again.
+        The latter is true of the moment at which the pair is taken: they may be taken little by little. What changes
+        after this call is told by the next one. None where it is not known: all must be read again.
         """
         if domain not in SUBJECTS:
             return None
@@ -61,9 +59,7 @@ class View:
             else:
                 found = part
         alive: Callable[[Any], bool] = self.shows if domain == SELECTOR else attrgetter("alive")
-        told = [(subject, alive(subject)) for subject in found]
-        told.sort(key=_whether_alive)
-        return told
+        return ((subject, alive(subject)) for subject in found)
 
     def subjects(self, domain: str) -> Iterable[Any]:
         """All subjects of a domain, as `changes` would tell them; tables decide which of them have rows."""
@@ -235,7 +231,3 @@ class SourceView(View):
         self, ike_tunnels: Iterable[IkeTunnel], tunnels: Iterable[Tunnel], progress: Progress | None = None
     ) -> int:
         return await self.gateway.destroy(ike_tunnels, tunnels, progress)
-
-
-def _whether_alive(told: tuple[Any, bool]) -> bool:
-    return told[1]
