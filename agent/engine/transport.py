@@ -10,6 +10,7 @@ needs to be told which was asked (ip(7), ipv6(7): PKTINFO), at some microseconds
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -104,49 +105,50 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         bound = {endpoint.address for endpoint in self._endpoints.values()}
         opened: list[tuple[Listen, socket.socket]] = []
-        freed: list[tuple[Listen, int]] = []
         for address in dict.fromkeys(addresses):
             if address in bound:
                 continue
             try:
-                opened.append((address, self._bind_instead(address, addresses, freed)))
+                opened.append((address, self._bind_beside(address, addresses)))
             except OSError as error:
                 for _, sock in opened:
                     sock.close()
-                for before, port in freed:
-                    self._add(before, _bind(Listen(before.host, port)))
                 where = f"[{address.host}]" if address.is_ipv6 else address.host
                 raise TransportError(
                     f"cannot listen on {where}:{address.port}: {error.strerror}; "
                     f"{CURES.get(error.errno or 0, 'change agent.listen')}"
                 ) from None
         for number in [n for n, endpoint in self._endpoints.items() if endpoint.address not in addresses]:
-            self._close(number)
+            self._close(number, leaving=True)
         for address, sock in opened:
             self._add(address, sock)
         if self._tick is None:
             self._tick = self._loop.call_later(1.0, self._on_tick)
 
-    def _bind_instead(
-        self, address: Listen, wanted: Sequence[Listen], freed: list[tuple[Listen, int]]
-    ) -> socket.socket:
-        """Bind; where an address that is given up anyway is in the way (0.0.0.0 for 127.0.0.1), close that first."""
+    def _bind_beside(self, address: Listen, wanted: Sequence[Listen]) -> socket.socket:
+        """Bind, also beside an address that is given up and in the way (0.0.0.0 for 127.0.0.1).
+
+        Both are bound for a moment, so that there is none at which a datagram finds nobody.
+        """
         try:
             return _bind(address)
         except OSError as error:
-            in_the_way = {
-                number: (endpoint.address, address.port)
-                for number, endpoint in self._endpoints.items()
+            in_the_way = [
+                endpoint.sock
+                for endpoint in self._endpoints.values()
                 if endpoint.address not in wanted
                 and endpoint.address.is_ipv6 == address.is_ipv6
                 and endpoint.sock.getsockname()[1] == address.port
-            }
+            ]
             if error.errno != errno.EADDRINUSE or not in_the_way:
                 raise
-            for number, held_at in in_the_way.items():
-                freed.append(held_at)
-                self._close(number)
-            return _bind(address)
+            for sock in in_the_way:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                return _bind(address, beside=True)
+            finally:
+                for sock in in_the_way:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
     def _add(self, address: Listen, sock: socket.socket) -> None:
         assert self._loop is not None
@@ -175,7 +177,10 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         for number in list(self._endpoints):
             self._close(number)
 
-    def _close(self, number: int) -> None:
+    def _close(self, number: int, leaving: bool = False) -> None:
+        """Close a socket; one that others listen on after it answers first what it has."""
+        if leaving:
+            self._endpoints[number].finish()
         endpoint = self._endpoints.pop(number)
         endpoint.closed = True
         if self._loop is not None and not self._loop.is_closed():
@@ -282,6 +287,21 @@ class _Endpoint:
                 return
         self._there_may_be_more()
 
+    def finish(self) -> None:
+        """Answer what has come, before the socket is closed."""
+        # With itself as its only peer it takes nothing more, and the kernel looks for another socket: one bound
+        # beside it takes over without a gap.
+        with contextlib.suppress(OSError):
+            self.sock.connect(self.sock.getsockname())
+        for _ in range(BACKLOG):
+            try:
+                data, address, asked_at = self._receive()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                continue
+            self.answer(data, address, asked_at)
+
     def _is_empty(self, error: OSError, taken: int) -> bool:
         if isinstance(error, (BlockingIOError, InterruptedError)):
             # to ask in vain costs as much as a datagram: next time ask no oftener than now
@@ -352,7 +372,7 @@ def _not_mine(data: bytes, address: tuple[Any, ...]) -> None:
     return None
 
 
-def _bind(address: Listen) -> socket.socket:
+def _bind(address: Listen, beside: bool = False) -> socket.socket:
     family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
@@ -368,7 +388,11 @@ def _bind(address: Listen) -> socket.socket:
         resolved = socket.getaddrinfo(
             address.host, address.port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST
         )
+        if beside:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(resolved[0][4])
+        if beside:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     except BaseException:
         sock.close()
         raise
