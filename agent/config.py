@@ -136,7 +136,7 @@ class _Reader(SystemReader, AccessReader):
             self.secret,
             self.subtree,
             {user.name: user for user in users},
-            [entry.group for entry in access],
+            access,
         )
         notifications = reading.notifications(data, members)
         roles = role_access(members.values())

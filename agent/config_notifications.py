@@ -5,18 +5,21 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.config_access import role_access
 from agent.config_reader import MISSING, TomlReader, Where
-from agent.config_types import LEVELS, ROLES, Secret, Subtree, User, role_group
+from agent.config_types import LEVELS, ROLES, AccessEntry, Secret, Subtree, User, role_group
 
 VERSIONS = {"v1": 0, "v2c": 1, "v3": 3}
 """msgVersion by name."""
 TRAPS = "traps"
 INFORMS = "informs"
 """Tags that the agent's own rows of snmpNotifyTable select."""
+MODEL_OF = {0: 1, 1: 2, 3: 3}
+"""securityModel by msgVersion."""
 LIMIT = 64
 """[[target]] sections at most."""
 
@@ -64,7 +67,7 @@ class Reading:
     secret: Callable[[dict[str, Any], Where, str, str], Secret | None]
     subtree: Callable[[str, Where, bool], Subtree]
     users: Mapping[str, User]
-    groups: Iterable[str]
+    access: Sequence[AccessEntry]
 
     # -- the whole ----------------------------------------------------------------------------------------
 
@@ -89,6 +92,9 @@ class Reading:
                     ("target", n, "name"), f"{target.name!r} is there twice", "rename one"
                 )
             targets.append(target)
+        entries = (*self.access, *role_access(members.values()))
+        for n, target in enumerate(targets):
+            self.told(target, n, members[MODEL_OF[target.version], target.security_name], entries)
         return Notifications(tuple(targets), filters)
 
     def filter(self, table: dict[str, Any], n: int) -> NotifyFilter:
@@ -158,6 +164,20 @@ class Reading:
             tags=tags,
             filter=chosen,
         )
+
+    def told(self, target: Target, n: int, group: str, entries: Iterable[AccessEntry]) -> None:
+        """Whether there is anything that a target may be told at its level."""
+        mine = [
+            e for e in entries if e.group == group and e.model in (0, MODEL_OF[target.version]) and e.notify
+        ]
+        if any(entry.level <= target.level for entry in mine):
+            return
+        if mine:
+            least = next(label for label, number in LEVELS.items() if number == min(e.level for e in mine))
+            problem, cure = f"group {group!r} may be told nothing below {least}", f'use level = "{least}"'
+        else:
+            problem, cure = f"group {group!r} has no notify view", "add notify = ... to its [[access]]"
+        raise self.reader.fault(("target", n), problem, cure)
 
     # -- its parts ----------------------------------------------------------------------------------------
 
@@ -231,7 +251,7 @@ class Reading:
         group: str = reader.take(table, where, "group", str, "")
         if role and group:
             raise reader.fault((*where, "group"), "both role and group", "keep one of them")
-        groups = sorted(set(self.groups))
+        groups = sorted({entry.group for entry in self.access})
         if not group:
             group = role_group(role or "monitor", 1)
         elif group not in groups:

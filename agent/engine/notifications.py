@@ -37,7 +37,7 @@ from agent.engine.notifications_session import (
     Session,
     TooLarge,
 )
-from agent.engine.targets import INFORM, Address, Destination
+from agent.engine.targets import INFORM, Address, Destination, plain_host
 from agent.engine.usm import Usm
 from agent.engine.usm_crypto import LocalUser, UsmError, localize
 from agent.smi import ber
@@ -141,6 +141,7 @@ class NotificationOriginator:
         self._turns: deque[tuple[object, ...]] = deque()
         self._queued = 0
         self._outstanding: set[_Item] = set()
+        self._due: deque[_Item] = deque()
         self._engines: OrderedDict[Address, RemoteEngine] = OrderedDict()
         self._keys: OrderedDict[tuple[bytes, bytes], LocalUser | None] = OrderedDict()
         self._users: Mapping[bytes, User] = {}
@@ -177,6 +178,7 @@ class NotificationOriginator:
             if item.timer is not None:
                 item.timer.cancel()
         self._outstanding.clear()
+        self._due.clear()
         self._queues.clear()
         self._turns.clear()
         self._queued = 0
@@ -256,7 +258,9 @@ class NotificationOriginator:
     # -- sending --------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if self._loop is None or self._usm is None or self._timer is not None or not self._turns:
+        if self._loop is None or self._usm is None or self._timer is not None:
+            return
+        if not self._turns and not self._due:
             return
         if self._wire is not None:
             self._timer = self._loop.call_later(PACE, self._pump)
@@ -265,7 +269,14 @@ class NotificationOriginator:
 
     async def _build(self, usm: Usm) -> None:
         """Make the wire when it is first needed, and beside the answers: pysnmp takes a third of a second."""
-        self._wire = await asyncio.to_thread(_new_wire, usm, self._transmit)
+        try:
+            self._wire = await asyncio.to_thread(_new_wire, usm, self._transmit)
+        except Exception:
+            # notifications are lost then, but managers are answered on
+            log.exception("pysnmp cannot be set up; no notification is sent")
+            self._queues.clear()
+            self._turns.clear()
+            self._queued = 0
         self._building = None
         self._wake()
 
@@ -274,12 +285,17 @@ class NotificationOriginator:
         now = time.monotonic()
         if self._step(now):
             self._wake()
-        elif self._turns and self._loop is not None:
+        elif (self._turns or self._due) and self._loop is not None:
             # all that wait have used up their rate or their window
             self._timer = self._loop.call_later(0.05, self._pump)
 
     def _step(self, now: float, traps_only: bool = False) -> bool:
-        """Send one message, of the target whose turn it is; whether there was one."""
+        """Send one message: what an inform has to do next, or of the target whose turn it is; whether there was one."""
+        if self._due and not traps_only:
+            item = self._due.popleft()
+            if item in self._outstanding:
+                self._try(item)
+            return True
         for _ in range(len(self._turns)):
             key = self._turns.popleft()
             queue = self._queues[key]
@@ -429,7 +445,8 @@ class NotificationOriginator:
         item.tries -= 1
         item.syncs = 0
         self.counters.informs_retried += 1
-        self._try(item)
+        self._due.append(item)
+        self._wake()
 
     def _answered(self, item: _Item, session: Session, answer: Answer) -> None:
         if item.session is not session:
@@ -468,7 +485,8 @@ class NotificationOriginator:
         item.syncs += 1
         item.reason = reason or item.reason
         if item.syncs <= MAX_SYNCS:
-            self._try(item)
+            self._due.append(item)
+            self._wake()
             return
         # the next try comes when this one's time is over
         assert self._loop is not None
@@ -528,7 +546,7 @@ class NotificationOriginator:
                 log.debug("answers to notifications: %s", problem)
                 continue
             if self._wire is not None:
-                self._wire.receive(data, Address(str(where[0]).partition("%")[0], where[1]))
+                self._wire.receive(data, Address(plain_host(str(where[0]).partition("%")[0]), where[1]))
 
     def _own_address(self, address: Address) -> bytes:
         """The IPv4 address that messages to a receiver come from, zeros where there is none."""

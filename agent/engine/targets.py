@@ -68,7 +68,15 @@ def parse_address(domain: Oid, octets: bytes) -> Address | None:
     if len(octets) == 6:
         return Address(str(ipaddress.IPv4Address(octets[:4])), port)
     zone = int.from_bytes(octets[16:20], "big") if len(octets) == 22 else 0
-    return Address(str(ipaddress.IPv6Address(octets[:16])), port, zone)
+    return Address(plain_host(octets[:16]), port, zone)
+
+
+def plain_host(host: str | bytes) -> str:
+    """One way to write each address; an IPv4 address inside IPv6 is the IPv4 address that it is."""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
 
 
 def address_octets(host: str, port: int, zone: int = 0) -> tuple[Oid, bytes]:

@@ -6,7 +6,7 @@ for the originator and the communities for the dispatcher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -416,6 +416,3 @@ def _check_mask(mask: bytes | None, main: StoredRow) -> None:
     octets = main.values.get("snmpTargetAddrTAddress")
     if mask and octets is not None and len(mask) != len(octets):
         raise SetError("inconsistentValue", "the mask has not the address's length", "snmpTargetAddrTMask")
-
-
-Watch = Callable[[], None]

@@ -37,7 +37,10 @@ def test_defaults(tmp_path: Path) -> None:
 
 def test_the_level_is_the_users_highest_unless_said(tmp_path: Path) -> None:
     text = '[[target]]\nname = "a"\naddress = "[2001:db8::1]:99"\nuser = "plain"\n'
-    text += '[[target]]\nname = "b"\naddress = "192.0.2.1"\nuser = "strong"\nlevel = "authNoPriv"\n'
+    text += '[[target]]\nname = "b"\naddress = "192.0.2.1"\nuser = "grouped"\nlevel = "authNoPriv"\n'
+    text += '[[user]]\nname = "grouped"\ngroup = "g"\nauth = "SHA-256"\nauth_password = "a pass phrase"\n'
+    text += 'priv = "AES-128"\npriv_password = "another phrase"\n'
+    text += '[[access]]\ngroup = "g"\nlevel = "noAuthNoPriv"\nnotify = "v"\n[[view]]\nname = "v"\ninclude = ["1.3"]\n'
     config = parsed(tmp_path, text)
     plain, strong = config.notifications.targets  # type: ignore[attr-defined]
     assert (plain.level, plain.host, plain.port) == (1, "2001:db8::1", 99)
@@ -57,6 +60,8 @@ def test_a_community_is_a_member_of_its_role_or_group(tmp_path: Path) -> None:
     assert "secret" not in repr(config)
 
 
+H = '[[access]]\ngroup = "h"\nmodel = "v2c"\nlevel = "noAuthNoPriv"\nread = "all"\n'
+H += '[[view]]\nname = "all"\ninclude = ["1"]\n'
 BASE = '[[target]]\nname = "t"\naddress = "192.0.2.1"\n'
 
 
@@ -80,6 +85,8 @@ BASE = '[[target]]\nname = "t"\naddress = "192.0.2.1"\n'
         (BASE + 'version = "v2c"\ncommunity = "x"\nrole = "king"', 17, "use one of monitor"),
         (BASE + 'version = "v1"\ncommunity = "x"\ninform = true', 17, "SNMPv1 has no informs"),
         (BASE + 'user = "plain"\ntimeout = 0', 16, "choose 0.1 to 300 seconds"),
+        (BASE + 'user = "strong"\nlevel = "authNoPriv"', 12, "told nothing below authPriv"),
+        (BASE + 'version = "v2c"\ncommunity = "x"\ngroup = "h"\n' + H, 12, "has no notify view; add notify"),
         (BASE + 'user = "plain"\nretries = 256', 16, "choose 0 to 255"),
         (BASE + 'user = "plain"\ntags = ["a b"]', 16, "write words without spaces"),
         (BASE + 'user = "plain"\nfilter = "f"', 16, "no filter 'f'"),
@@ -108,11 +115,10 @@ def test_the_example_of_the_documentation_is_read(repository: Path, tmp_path: Pa
             keep = line in ("#[[target]]", "#[[filter]]")
         if line.startswith("#") and not line.startswith("# ") and keep:
             wanted.append(line[1:])
-    text = "\n".join(wanted).replace("trapper", "strong")
-    secret = tmp_path / "secret"
+    text = "\n".join(wanted).replace('user = "operator"', 'user = "strong"')
+    secret = tmp_path / "old-nms.community"
     secret.write_text("x")
     secret.chmod(0o600)
-    text = text.replace("/etc/ipsec-snmpd/trap-community", str(secret))
     config = parsed(tmp_path, text)
     assert len(config.notifications.targets) >= 2  # type: ignore[attr-defined]
     assert len(config.notifications.filters) >= 1  # type: ignore[attr-defined]

@@ -421,6 +421,55 @@ def test_what_cannot_be_sent_is_refused_at_once(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_nothing_is_remembered_of_what_is_over(tmp_path: Path) -> None:
+    """Neither here nor in pysnmp's caches."""
+    engine = Engine()
+
+    async def scenario() -> None:
+        async with ear(engine) as receiver, ear() as silent:
+            text = v3(receiver.port, "inform = true") + "\n"
+            text += v2c(silent.port, "inform = true", "timeout = 0.1", "retries = 1", name="s")
+            async with sending(tmp_path, text) as agent:
+                for _ in range(20):
+                    agent.notify(EVENT, NAME)
+                await until(lambda: told(agent).informs_timed_out == 21, 20)
+                await until(lambda: told(agent).informs_acknowledged == 21)
+                originator, wire = agent.notifications, agent.notifications._wire
+                assert wire is not None
+                assert not originator._outstanding
+                assert not originator._due
+                assert not wire.waiting
+                assert all(not q.items and not q.outstanding for q in originator._queues.values())
+                engine_of_pysnmp = wire._engine
+                assert not engine_of_pysnmp.message_dispatcher._MsgAndPduDispatcher__cache._Cache__cacheRepository
+                for model in engine_of_pysnmp.message_processing_subsystems.values():
+                    assert not model._cache._Cache__msgIdIndex
+                    assert not model._cache._Cache__sendPduHandleIdx
+
+    asyncio.run(scenario())
+
+
+def test_a_user_made_over_snmp_informs_by_the_keys_of_its_row(tmp_path: Path) -> None:
+    """The receiver's engine knows other keys than those of the configured password."""
+    engine = Engine()
+    other = User("u", "SHA-512", Secret(b"quite another phrase"), "AES-256", Secret(b"and one for this"))
+    row = usm_crypto.localize(other, engine.usm.engine_id)
+    engine.usm.set_users({(engine.usm.engine_id, b"u"): row})
+
+    async def scenario() -> None:
+        async with ear(engine) as receiver:
+            text = v3(receiver.port, "inform = true", "timeout = 0.2", "retries = 50")
+            async with sending(tmp_path, text) as agent:
+                await until(lambda: receiver.heard)
+                assert agent.usm is not None
+                assert told(agent).informs_acknowledged == 0
+                known = {(agent.usm.engine_id, name): user for name, user in agent.usm.users.items()}
+                agent.usm.set_users({**known, (engine.usm.engine_id, b"u"): row})
+                await until(lambda: told(agent).informs_acknowledged == 1)
+
+    asyncio.run(scenario())
+
+
 # -- notifications of the agent itself ----------------------------------------------------------------------
 
 

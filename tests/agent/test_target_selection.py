@@ -56,6 +56,11 @@ def test_addresses_read_back(address: Address, domain: tuple[int, ...], octets: 
     assert parse_address((1, 3, 6, 1, 6, 1, 4), bytes.fromhex(octets)) is None
 
 
+def test_an_ipv4_address_inside_ipv6_is_one_of_ipv4() -> None:
+    octets = bytes(10) + b"\xff\xff\xc0\x00\x02\x09\x00\xa2"
+    assert parse_address(TRANSPORT_UDP_V6, octets) == Address("192.0.2.9", 162)
+
+
 def test_both_names_of_udp_over_ipv4_mean_the_same() -> None:
     assert parse_address(TRANSPORT_UDP_V4, bytes(5) + b"\x01") == parse_address(UDP_V4, bytes(5) + b"\x01")
 
