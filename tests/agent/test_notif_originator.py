@@ -369,7 +369,7 @@ def test_answers_to_managers_are_not_kept_waiting(tmp_path: Path) -> None:
             await until(lambda: receiver.heard)
             for _ in range(notifications.MAX_QUEUE):
                 agent.notify(EVENT, NAME)
-            worst = 0.0
+            took = []
             request = messages.community_message(
                 1,
                 b"looks",
@@ -383,10 +383,11 @@ def test_answers_to_managers_are_not_kept_waiting(tmp_path: Path) -> None:
                     began = time.monotonic()
                     sock.send(request)
                     await asyncio.wait_for(loop.sock_recv(sock, 2000), 2)
-                    worst = max(worst, time.monotonic() - began)
+                    took.append(time.monotonic() - began)
                     await asyncio.sleep(0.001)
             assert agent.notifications._queued, "the queue was empty before the end"
-            assert worst < 0.1
+            # the median, as others use this machine too: behind the whole queue it would be half a second
+            assert sorted(took)[50] < 0.05
 
     asyncio.run(scenario())
 
