@@ -73,16 +73,21 @@ class CommunitySession:
         return b"0%b%b" % (LENGTHS[size] if size < 2048 else ber.length(size), content)
 
     def again(self, request_id: bytes, varbinds: bytes) -> bytes:
-        """The Response to a request-id of four octets, given without its tag and length."""
-        frame = self._frames.get(len(varbinds))
+        """The Response to a request-id given without its tag and length."""
+        size = len(varbinds)
+        frame = self._frames.get(size << 3 | len(request_id))
         if frame is None:
-            message = self.message(b"\x02\x04" + request_id, varbinds)
-            # what follows a request-id always has the same length for VarBinds of the same length
-            middle = len(NO_ERROR) + 1 + len(ber.length(len(varbinds)))
-            at = len(message) - len(varbinds) - middle
-            frame = message[: at - 4], message[at : at + middle]
-            if len(self._frames) >= MAX_FRAMES:
-                self._frames.clear()
-            self._frames[len(varbinds)] = frame
-        before, middle_octets = frame
-        return before + request_id + middle_octets + varbinds
+            frame = self._frame(request_id, varbinds)
+        before, between = frame
+        return before + request_id + between + varbinds
+
+    def _frame(self, request_id: bytes, varbinds: bytes) -> tuple[bytes, bytes]:
+        """What stands before and behind a request-id of this size in a Response with VarBinds of this size."""
+        size = len(varbinds)
+        message = self.message(b"\x02%c%b" % (len(request_id), request_id), varbinds)
+        at = len(message) - size - len(NO_ERROR) - 1 - len(ber.length(size))
+        if len(self._frames) >= MAX_FRAMES:
+            self._frames.clear()
+        frame = message[: at - len(request_id)], message[at : len(message) - size]
+        self._frames[size << 3 | len(request_id)] = frame
+        return frame

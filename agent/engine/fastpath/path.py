@@ -158,11 +158,11 @@ class FastPath:
             if pdu is None:
                 return b""
             return messages.community_message(session.version, session.community, pdu)
-        if len(request_id) == 6:
-            start = len(data) - len(tail) - 4
-            if len(self._shapes) >= MAX_SESSIONS:
-                self._shapes.clear()
-            self._shapes[address] = Shape(data[:start], len(data), start, kind, session)
+        stop = len(data) - len(tail)
+        start = stop + 2 - len(request_id)
+        if len(self._shapes) >= MAX_SESSIONS:
+            self._shapes.clear()
+        self._shapes[address] = Shape(data[:start], len(data), start, stop, kind, session)
         return session.message(request_id, varbinds)
 
     def _new_session(self, head: bytes, address: tuple[Any, ...]) -> CommunitySession:
@@ -273,7 +273,11 @@ class FastPath:
         self, octets: bytes, start: int, end: int, who: Requester, budget: int, refused: Refused
     ) -> bytes | None:
         """The Response-PDU of a request that ends in an error-status."""
-        request = pdus.parse(octets, start, end)
+        try:
+            request = pdus.parse(octets, start, end)
+        except ber.BerError:
+            # `quick` reads cells before it has looked at all names
+            raise NotMine from None
         if refused.status is ErrorStatus.tooBig:
             return self._responder.too_big(request, who, budget)
         return self._responder.error(request, who, refused.status, refused.index, budget)
@@ -281,13 +285,12 @@ class FastPath:
 
 def _as_before(data: bytes, shape: Shape) -> bytes | None:
     """The answer to a message that begins as one before it did. None: not known. Raises NotMine, IndexError."""
-    _, size, start, kind, session = shape
+    _, size, start, stop, kind, session = shape
     # a request-id of which the first octet decides that it has its only encoding
     if len(data) != size or not 0 < data[start] < 0xFF:
         return None
-    stop = start + 4
     try:
-        varbinds = session.sight.quick.respond(kind, data[stop:], session.rooms[4])
+        varbinds = session.sight.quick.respond(kind, data[stop:], session.rooms[stop - start])
     except Refused:
         # the usual way says it
         return None

@@ -19,7 +19,9 @@ from agent.engine.fastpath import parse
 from agent.engine.fastpath.errors import Refused
 from agent.engine.fastpath.names import NULL
 from agent.engine.pdu import GET, GETBULK, GETNEXT
+from agent.smi import ber
 from agent.smi.controller import ReadError
+from agent.smi.errors import ErrorStatus
 
 if TYPE_CHECKING:
     from agent.engine.fastpath.community import CommunitySession
@@ -34,13 +36,14 @@ BEFORE_A_NAME = 11
 
 
 class Shape(NamedTuple):
-    """A message of SNMPv1 or SNMPv2c up to its request-id of four octets."""
+    """A message of SNMPv1 or SNMPv2c up to its request-id."""
 
     prefix: bytes
     size: int
     """Of the whole message."""
     start: int
-    """Where the request-id's content begins."""
+    """Where the request-id's content begins, and ends."""
+    stop: int
     kind: int
     session: CommunitySession
 
@@ -86,8 +89,11 @@ class Quick:
             key = self._sight.names.key(index)
         try:
             if read is not None:
-                varbinds = read(key)
-                return varbinds if varbinds is not None and len(varbinds) <= room else None
+                # from here on nothing is left to the usual way: it would read again
+                varbinds = read(key) or self._missing(tail[before:-2], 1)
+                if len(varbinds) > room:
+                    raise Refused(ErrorStatus.tooBig)
+                return varbinds
             octets, count, _, ended = self._sight.runs[position](key, repetitions, room)
         except ReadError as error:
             raise Refused(error.code, 1) from None
@@ -97,7 +103,7 @@ class Quick:
         return None
 
     def _several(self, tail: bytes, room: int) -> bytes | None:
-        """The VarBinds of a GET for several instances that all exist."""
+        """The VarBinds of a GET for several instances of known leaves."""
         if tail[:6] != parse.ZEROES:
             return None
         # parse.varbinds tells that everything up to the first VarBind is as it must be
@@ -121,14 +127,22 @@ class Quick:
                 key = keys.get(index)
                 varbind = read(self._sight.names.key(index) if key is None else key)
                 if varbind is None:
-                    return None
+                    varbind = self._missing(piece[4:], len(out) + 1)
                 room -= len(varbind)
                 out.append(varbind)
         except KeyError:
             return None
         except ReadError as error:
             raise Refused(error.code, len(out) + 1) from None
-        return b"".join(out) if room >= 0 else None
+        if room < 0:
+            raise Refused(ErrorStatus.tooBig)
+        return b"".join(out)
+
+    def _missing(self, name: bytes, number: int) -> bytes:
+        """The VarBind of an instance that does not exist, of a leaf in view. Raises Refused in SNMPv1."""
+        if self._sight.v1:
+            raise Refused(ErrorStatus.noSuchName, number)
+        return ber.varbind(name, ber.NO_SUCH_INSTANCE)
 
     def _cut_of(self, piece: bytes) -> int:
         """Where the leaf's OID ends. Raises KeyError."""
