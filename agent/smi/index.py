@@ -47,6 +47,22 @@ class _Part:
 
 
 class _IntegerPart(_Part):
+    def __init__(self, name: str, syntax: Syntax, implied: bool) -> None:
+        super().__init__(name, syntax, implied)
+        self._low, self._high = self.plain() or (0, -1)
+        self._named: dict[Any, int] = {}
+        for label, number in syntax.named:
+            if 0 <= number <= MAX_SUB_ID:
+                self._named[label] = self._named[number] = number
+
+    def encode(self, value: Any, out: list[int]) -> None:
+        if value.__class__ is int and self._low <= value <= self._high:
+            out.append(value)
+        elif value.__class__ in (int, str) and value in self._named:
+            out.append(self._named[value])
+        else:
+            super().encode(value, out)
+
     def _encode(self, native: Any, out: list[int]) -> None:
         if native < 0 or native > MAX_SUB_ID:
             raise BadIndex(f"{self.name}: {native} is no sub-identifier")
@@ -76,6 +92,16 @@ class _StringPart(_Part):
     def __init__(self, name: str, syntax: Syntax, implied: bool) -> None:
         super().__init__(name, syntax, implied)
         self.fixed = 4 if syntax.base == "IpAddress" else syntax.fixed_size
+        self._sizes: frozenset[int] = frozenset()
+        if syntax.base == "OCTET STRING" and self.fixed is None and not implied:
+            self._sizes = frozenset(size for size in range(MAX_SUB_IDS) if syntax.permits_size(size))
+
+    def encode(self, value: Any, out: list[int]) -> None:
+        if value.__class__ is bytes and len(value) in self._sizes:
+            out.append(len(value))
+            out.extend(value)
+        else:
+            super().encode(value, out)
 
     def _encode(self, native: Any, out: list[int]) -> None:
         if self.fixed is None and not self.implied:
