@@ -100,7 +100,7 @@ class FastPath:
         try:
             shape = self._shapes.get(address)
             if shape is not None and data.startswith(shape.prefix):
-                found = _as_before(data, shape)
+                found = self._as_before(data, shape, address)
                 if found is not None:
                     return found
             # the outermost SEQUENCE and msgVersion
@@ -153,17 +153,40 @@ class FastPath:
         try:
             varbinds = self._respond(session.sight, kind, tail, room)
         except Refused as refused:
-            who = session.requester(address[0], address[1])
-            pdu = self._refuse(data, stop, len(data), who, session.budget(self._usm.max_size), refused)
-            if pdu is None:
-                return b""
-            return messages.community_message(session.version, session.community, pdu)
-        stop = len(data) - len(tail)
-        start = stop + 2 - len(request_id)
+            return self._community_error(session, data, stop, address, refused)
+        end = len(data) - len(tail)
+        start = end + 2 - len(request_id)
         if len(self._shapes) >= MAX_SESSIONS:
             self._shapes.clear()
-        self._shapes[address] = Shape(data[:start], len(data), start, stop, kind, session)
+        self._shapes[address] = Shape(data[:start], len(data), stop, start, end, kind, session)
         return session.message(request_id, varbinds)
+
+    def _as_before(self, data: bytes, shape: Shape, address: tuple[Any, ...]) -> bytes | None:
+        """The answer to a message that begins as one before it did; None: not known. Raises NotMine, IndexError."""
+        _, size, pdu, start, end, kind, session = shape
+        # a request-id of which the first octet decides that it has its only encoding
+        if len(data) != size or not 0 < data[start] < 0xFF:
+            return None
+        try:
+            varbinds = session.sight.quick.respond(kind, data[end:], session.rooms[end - start])
+        except Refused as refused:
+            return self._community_error(session, data, pdu, address, refused)
+        return None if varbinds is None else session.again(data[start:end], varbinds)
+
+    def _community_error(
+        self,
+        session: CommunitySession,
+        data: bytes,
+        start: int,
+        address: tuple[Any, ...],
+        refused: Refused,
+    ) -> bytes:
+        """The answer to a request that ends in an error-status; its PDU begins at `start`."""
+        who = session.requester(address[0], address[1])
+        pdu = self._refuse(data, start, len(data), who, session.budget(self._usm.max_size), refused)
+        if pdu is None:
+            return b""
+        return messages.community_message(session.version, session.community, pdu)
 
     def _new_session(self, head: bytes, address: tuple[Any, ...]) -> CommunitySession:
         if head[3] != ber.OCTET_STRING or head[4] != len(head) - 5 or head[4] >= 0x80:
@@ -281,17 +304,3 @@ class FastPath:
         if refused.status is ErrorStatus.tooBig:
             return self._responder.too_big(request, who, budget)
         return self._responder.error(request, who, refused.status, refused.index, budget)
-
-
-def _as_before(data: bytes, shape: Shape) -> bytes | None:
-    """The answer to a message that begins as one before it did. None: not known. Raises NotMine, IndexError."""
-    _, size, start, stop, kind, session = shape
-    # a request-id of which the first octet decides that it has its only encoding
-    if len(data) != size or not 0 < data[start] < 0xFF:
-        return None
-    try:
-        varbinds = session.sight.quick.respond(kind, data[stop:], session.rooms[stop - start])
-    except Refused:
-        # the usual way says it
-        return None
-    return None if varbinds is None else session.again(data[start:stop], varbinds)

@@ -41,6 +41,8 @@ class Shape(NamedTuple):
     prefix: bytes
     size: int
     """Of the whole message."""
+    pdu: int
+    """Where the PDU begins."""
     start: int
     """Where the request-id's content begins, and ends."""
     stop: int
@@ -113,7 +115,7 @@ class Quick:
             return None
         known, keys = self._pieces, self._keys
         cut = 4 + self._lengths[0] if self._lengths else 0
-        out: list[bytes] = []
+        asked: list[tuple[Read, bytes]] = []
         try:
             for piece in pieces:
                 found = known.get(piece[:cut])
@@ -125,18 +127,20 @@ class Quick:
                     return None
                 index = piece[cut:]
                 key = keys.get(index)
-                varbind = read(self._sight.names.key(index) if key is None else key)
-                if varbind is None:
-                    varbind = self._missing(piece[4:], len(out) + 1)
-                room -= len(varbind)
-                out.append(varbind)
+                asked.append((read, self._sight.names.key(index) if key is None else key))
         except KeyError:
             return None
+        # all of it is well-formed: from here on nothing is left to the usual way, which would read again
+        out: list[bytes] = []
+        try:
+            for read, key in asked:
+                out.append(read(key) or self._missing(pieces[len(out)][4:], len(out) + 1))
         except ReadError as error:
             raise Refused(error.code, len(out) + 1) from None
-        if room < 0:
+        octets = b"".join(out)
+        if len(octets) > room:
             raise Refused(ErrorStatus.tooBig)
-        return b"".join(out)
+        return octets
 
     def _missing(self, name: bytes, number: int) -> bytes:
         """The VarBind of an instance that does not exist, of a leaf in view. Raises Refused in SNMPv1."""
