@@ -30,8 +30,9 @@ from agent.engine.fastpath import FastPath
 from agent.engine.lcd import Lcd
 from agent.engine.lcd_access import AccessTables
 from agent.engine.lcd_users import UserTable
-from agent.engine.notifications import NotificationOriginator, TrapLimit
+from agent.engine.notifications import NotificationOriginator
 from agent.engine.notifications_bindings import bindings as notification_bindings
+from agent.engine.notifications_queue import TrapLimit
 from agent.engine.responder import CommandResponder
 from agent.engine.targets_tables import TargetTables
 from agent.engine.transport import Peer, UdpTransport

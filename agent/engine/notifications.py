@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from agent.config import User
@@ -25,10 +23,12 @@ from agent.engine.notifications_pdu import (
 from agent.engine.notifications_pdu import (
     TRAP_V2,
     Notification,
+    check,
     content,
     discovery,
     trap_v1,
 )
+from agent.engine.notifications_queue import BURST, RATE, Item, NotificationCounters, Queue
 from agent.engine.notifications_session import (
     REPORT_NOT_IN_TIME,
     REPORT_UNKNOWN_ENGINE,
@@ -37,7 +37,8 @@ from agent.engine.notifications_session import (
     Session,
     TooLarge,
 )
-from agent.engine.targets import INFORM, Address, Destination, plain_host
+from agent.engine.notifications_sockets import NotificationSockets, own_address
+from agent.engine.targets import INFORM, Address, Destination
 from agent.engine.usm import Usm
 from agent.engine.usm_crypto import LocalUser, UsmError, localize
 from agent.smi import ber
@@ -60,63 +61,9 @@ MAX_QUEUED = 2000
 WINDOW = 4
 """Informs that one target has not answered yet; the next wait in its queue."""
 MAX_OUTSTANDING = 128
-RATE = 50.0
-BURST = 100.0
-"""Messages a second that one target gets for long, and at once after a pause."""
 MAX_ENGINES = 256
 MAX_SYNCS = 3
 """Messages that one try of an inform may need to learn the receiver's engine ID and clock."""
-DRAIN = 64
-
-
-@dataclass(slots=True)
-class NotificationCounters:
-    """Monotonic since the start of the process. A notification for three targets counts once, then thrice."""
-
-    notifications: int = 0
-    filtered: int = 0
-    """Held back by a target's filter."""
-    not_in_view: int = 0
-    """Held back because the target's notify view does not hold all of it."""
-    untranslatable: int = 0
-    """Not sent to an SNMPv1 target because of a Counter64 (RFC 3584 section 3.2)."""
-    unusable: int = 0
-    """Not sent because the target's user or community does not exist or has not the keys."""
-    too_big: int = 0
-    dropped: int = 0
-    """Not sent because queues were full."""
-    traps_sent: int = 0
-    informs_sent: int = 0
-    informs_retried: int = 0
-    informs_acknowledged: int = 0
-    informs_refused: int = 0
-    """Answered, but with an error."""
-    informs_timed_out: int = 0
-    send_errors: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """One notification for one target. `tries`: how many are left after this one."""
-
-    notification: Notification
-    destination: Destination
-    confirmed: bool
-    tries: int = 0
-    syncs: int = 0
-    session: Session | None = None
-    timer: asyncio.TimerHandle | None = None
-    reason: str = ""
-
-
-@dataclass(slots=True)
-class _Queue:
-    """What one target has to get."""
-
-    items: deque[_Item] = field(default_factory=deque)
-    outstanding: int = 0
-    credit: float = BURST
-    at: float = 0.0
 
 
 class Targets(Protocol):
@@ -137,11 +84,11 @@ class NotificationOriginator:
         self._targets = targets
         self._access = access
         self._up_time = up_time
-        self._queues: dict[tuple[object, ...], _Queue] = {}
+        self._queues: dict[tuple[object, ...], Queue] = {}
         self._turns: deque[tuple[object, ...]] = deque()
         self._queued = 0
-        self._outstanding: set[_Item] = set()
-        self._due: deque[_Item] = deque()
+        self._outstanding: set[Item] = set()
+        self._due: deque[Item] = deque()
         self._engines: OrderedDict[Address, RemoteEngine] = OrderedDict()
         self._keys: OrderedDict[tuple[bytes, bytes], LocalUser | None] = OrderedDict()
         self._users: Mapping[bytes, User] = {}
@@ -151,13 +98,15 @@ class NotificationOriginator:
         self._building: asyncio.Task[None] | None = None
         self._usm: Usm | None = None
         self._wire: NotificationWire | None = None
-        self._sockets: dict[bool, socket.socket] = {}
+        self._sockets: NotificationSockets | None = None
+        self._last_request_id = 0
 
     # -- life -----------------------------------------------------------------------------------------------
 
     def start(self, usm: Usm, users: Iterable[User]) -> None:
         """Begin to send what was and will be told."""
         self._loop = asyncio.get_running_loop()
+        self._sockets = NotificationSockets(self._loop, self._receive)
         self._usm = usm
         self.set_users(users)
         self._tick = self._loop.call_later(1.0, self._on_tick)
@@ -186,11 +135,9 @@ class NotificationOriginator:
             if pending is not None:
                 pending.cancel()
         self._timer = self._tick = self._building = None
-        for sock in self._sockets.values():
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.remove_reader(sock.fileno())
-            sock.close()
-        self._sockets.clear()
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
         if self._wire is not None:
             self._wire.close()
         self._wire = self._usm = None
@@ -213,7 +160,7 @@ class NotificationOriginator:
         Raises BerError for a name or value that cannot be sent.
         """
         notification = Notification(oid, tuple(varbinds), self._up_time(), context)
-        _check(notification)
+        check(notification)
         counters = self.counters
         counters.notifications += 1
         told = 0
@@ -222,7 +169,7 @@ class NotificationOriginator:
                 counters.filtered += 1
             elif not self._in_view(notification, destination):
                 counters.not_in_view += 1
-            elif self._enqueue(_Item(notification, destination, kind == INFORM, destination.retries)):
+            elif self._enqueue(Item(notification, destination, kind == INFORM, destination.retries)):
                 told += 1
         self._wake()
         return told
@@ -240,11 +187,11 @@ class NotificationOriginator:
             return False
         return view.allows(notification.oid) and all(view.allows(name) for name in notification.names)
 
-    def _enqueue(self, item: _Item) -> bool:
+    def _enqueue(self, item: Item) -> bool:
         key = item.destination.key
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(at=time.monotonic())
+            queue = self._queues[key] = Queue(at=time.monotonic())
         if len(queue.items) >= MAX_QUEUE or self._queued >= MAX_QUEUED:
             self.counters.dropped += 1
             limited.warning("queue", "notifications for %s are dropped: too many wait", item.destination.name)
@@ -320,22 +267,22 @@ class NotificationOriginator:
             return True
         return False
 
-    def _trap(self, item: _Item) -> None:
+    def _trap(self, item: Item) -> None:
         destination, notification = item.destination, item.notification
         session = Session(destination.address, destination.version, destination.level)
         if not self._identify(session, item):
             return
         if destination.version == V1:
-            pdu = trap_v1(notification, self._own_address(destination.address))
+            pdu = trap_v1(notification, own_address(destination.address))
             if pdu is None:
                 self.counters.untranslatable += 1
                 return
         else:
-            pdu = ber.tlv(TRAP_V2, content(notification, _request_id()))
+            pdu = ber.tlv(TRAP_V2, content(notification, self._request_id()))
         if self._send(item, session, pdu):
             self.counters.traps_sent += 1
 
-    def _identify(self, session: Session, item: _Item) -> bool:
+    def _identify(self, session: Session, item: Item) -> bool:
         """Put user or community into a session for a message that this engine is authoritative for."""
         destination = item.destination
         if destination.version != V3:
@@ -351,12 +298,17 @@ class NotificationOriginator:
         session.user = user
         return True
 
-    def _unusable(self, item: _Item, reason: str) -> bool:
+    def _request_id(self) -> int:
+        """A request-id that no notification of the last 2^31 had."""
+        self._last_request_id = (self._last_request_id + 1) & 0x7FFFFFFF
+        return self._last_request_id
+
+    def _unusable(self, item: Item, reason: str) -> bool:
         self.counters.unusable += 1
         limited.warning(f"target/{item.destination.name}", "target %s: %s", item.destination.name, reason)
         return False
 
-    def _send(self, item: _Item, session: Session, pdu: bytes) -> bool:
+    def _send(self, item: Item, session: Session, pdu: bytes) -> bool:
         assert self._wire is not None
         try:
             self._wire.send(session, pdu, item.notification.context, item.destination.max_size)
@@ -377,12 +329,12 @@ class NotificationOriginator:
 
     # -- informs --------------------------------------------------------------------------------------------
 
-    def _try(self, item: _Item) -> None:
+    def _try(self, item: Item) -> None:
         """Send an inform, or what must be learned before it can be sent."""
         destination = item.destination
         session = Session(destination.address, destination.version, destination.level)
         session.answered = lambda answer: self._answered(item, session, answer)
-        pdu = ber.tlv(INFORM_PDU, content(item.notification, _request_id()))
+        pdu = ber.tlv(INFORM_PDU, content(item.notification, self._request_id()))
         if destination.version != V3:
             if not self._identify(session, item):
                 self._end(item)
@@ -428,7 +380,7 @@ class NotificationOriginator:
                 self._keys.popitem(last=False)
         return self._keys[key]
 
-    def _timed_out(self, item: _Item) -> None:
+    def _timed_out(self, item: Item) -> None:
         item.timer = None
         self._forget(item)
         if item.tries <= 0:
@@ -448,7 +400,7 @@ class NotificationOriginator:
         self._due.append(item)
         self._wake()
 
-    def _answered(self, item: _Item, session: Session, answer: Answer) -> None:
+    def _answered(self, item: Item, session: Session, answer: Answer) -> None:
         if item.session is not session:
             return
         if item.timer is not None:
@@ -480,7 +432,7 @@ class NotificationOriginator:
         else:
             self._again(item, f"; it reports {'.'.join(map(str, answer.report))}")
 
-    def _again(self, item: _Item, reason: str) -> None:
+    def _again(self, item: Item, reason: str) -> None:
         """Go on after what was learned; but not for ever."""
         item.syncs += 1
         item.reason = reason or item.reason
@@ -492,12 +444,12 @@ class NotificationOriginator:
         assert self._loop is not None
         item.timer = self._loop.call_later(max(item.destination.timeout, 0.01), self._timed_out, item)
 
-    def _forget(self, item: _Item) -> None:
+    def _forget(self, item: Item) -> None:
         session, item.session = item.session, None
         if session is not None and self._wire is not None:
             self._wire.forget(session)
 
-    def _end(self, item: _Item) -> None:
+    def _end(self, item: Item) -> None:
         self._forget(item)
         if item not in self._outstanding:
             return
@@ -507,58 +459,13 @@ class NotificationOriginator:
             queue.outstanding -= 1
         self._wake()
 
-    # -- sockets --------------------------------------------------------------------------------------------
-
-    def _socket(self, ipv6: bool) -> socket.socket:
-        """The socket of a family, opened when it is first needed. Its port is not the one that requests come to."""
-        sock = self._sockets.get(ipv6)
-        if sock is None:
-            family = socket.AF_INET6 if ipv6 else socket.AF_INET
-            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-            try:
-                if ipv6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(("::" if ipv6 else "", 0))
-            except BaseException:
-                sock.close()
-                raise
-            self._sockets[ipv6] = sock
-            if self._loop is not None:
-                self._loop.add_reader(sock.fileno(), self._readable, sock)
-        return sock
-
     def _transmit(self, data: bytes, address: Address) -> None:
-        try:
-            self._socket(address.is_ipv6).sendto(data, address.sockaddr)
-        except OSError as problem:
-            # as if the network had lost it
-            self.counters.send_errors += 1
-            log.debug("notification for %s not sent: %s", address, problem)
+        if self._sockets is not None:
+            self._sockets.transmit(data, address)
 
-    def _readable(self, sock: socket.socket) -> None:
-        for _ in range(DRAIN):
-            try:
-                data, where = sock.recvfrom(65535)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as problem:
-                # an ICMP error of an earlier message
-                log.debug("answers to notifications: %s", problem)
-                continue
-            if self._wire is not None:
-                self._wire.receive(data, Address(plain_host(str(where[0]).partition("%")[0]), where[1]))
-
-    def _own_address(self, address: Address) -> bytes:
-        """The IPv4 address that messages to a receiver come from, zeros where there is none."""
-        if not address.is_ipv6:
-            try:
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                    # only asks the routing table: nothing is sent
-                    probe.connect(address.sockaddr)
-                    return socket.inet_aton(probe.getsockname()[0])
-            except OSError:
-                pass
-        return bytes(4)
+    def _receive(self, data: bytes, address: Address) -> None:
+        if self._wire is not None:
+            self._wire.receive(data, address)
 
     def _on_tick(self) -> None:
         assert self._loop is not None
@@ -571,51 +478,7 @@ class NotificationOriginator:
                 del self._queues[key]
 
 
-class TrapLimit:
-    """How often one kind of notification may be sent, so that whoever causes it cannot flood a receiver."""
-
-    def __init__(self, burst: int = 5, interval: float = 10.0) -> None:
-        """`burst` at once, then one in `interval` seconds."""
-        self._burst = burst
-        self._interval = interval
-        self._credit = float(burst)
-        self._at = 0.0
-        self.withheld = 0
-
-    def take(self, now: float) -> bool:
-        """Whether one may be sent now."""
-        self._credit = min(self._burst, self._credit + (now - self._at) / self._interval)
-        self._at = now
-        if self._credit < 1:
-            self.withheld += 1
-            return False
-        self._credit -= 1
-        return True
-
-
 def _new_wire(usm: Usm, transmit: Callable[[bytes, Address], None]) -> NotificationWire:
     from agent.engine.notifications_wire import NotificationWire
 
     return NotificationWire(usm, transmit)
-
-
-def _check(notification: Notification) -> None:
-    ber.oid_content(notification.oid)
-    if len(notification.oid) < 3:
-        raise ber.BerError("a notification's name has more than two sub-identifiers")
-    for name, value in notification.varbinds:
-        ber.oid_content(name)
-        tag, start, end = ber.read(value, 0, len(value))
-        if end != len(value):
-            raise ber.BerError("octets after a value")
-        ber.check_value(tag, value[start:end])
-
-
-_last_request_id = 0
-
-
-def _request_id() -> int:
-    """A request-id that no notification of the last 2^31 had."""
-    global _last_request_id
-    _last_request_id = (_last_request_id + 1) & 0x7FFFFFFF
-    return _last_request_id

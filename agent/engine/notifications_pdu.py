@@ -97,3 +97,16 @@ def trap_v1(notification: Notification, agent_address: bytes) -> bytes | None:
 def discovery() -> bytes:
     """A GetRequest-PDU without varbinds, to which an engine tells its ID (RFC 3414 section 4)."""
     return ber.tlv(pdus.GET, pdus.content(0, 0, 0, b""))
+
+
+def check(notification: Notification) -> None:
+    """Raises BerError for a name or value that cannot be sent."""
+    ber.oid_content(notification.oid)
+    if len(notification.oid) < 3:
+        raise ber.BerError("a notification's name has more than two sub-identifiers")
+    for name, value in notification.varbinds:
+        ber.oid_content(name)
+        tag, start, end = ber.read(value, 0, len(value))
+        if end != len(value):
+            raise ber.BerError("octets after a value")
+        ber.check_value(tag, value[start:end])

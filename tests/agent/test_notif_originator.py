@@ -17,7 +17,7 @@ from agent.engine import messages, notifications, usm_crypto
 from agent.engine import pdu as pdus
 from agent.engine.agent import SnmpAgent
 from agent.engine.counters import EngineCounters
-from agent.engine.notifications import TrapLimit
+from agent.engine.notifications_queue import BURST, RATE, NotificationCounters, TrapLimit
 from agent.engine.notifications_session import RemoteEngine
 from agent.engine.state import EngineState
 from agent.engine.usm import Rejected, Usm
@@ -94,7 +94,7 @@ class Engine:
         ]
 
 
-def told(agent: SnmpAgent) -> notifications.NotificationCounters:
+def told(agent: SnmpAgent) -> NotificationCounters:
     return agent.notifications.counters
 
 
@@ -184,8 +184,9 @@ def test_an_answer_from_another_port_acknowledges_nothing(tmp_path: Path) -> Non
                 text = v2c(receiver.port, "inform = true", "timeout = 0.3", "retries = 0")
                 async with sending(tmp_path, text) as agent:
                     await until(lambda: receiver.heard)
-                    sock = agent.notifications._sockets[False]
-                    other.sendto(response(receiver.heard[0][1]), ("127.0.0.1", sock.getsockname()[1]))
+                    other.sendto(
+                        response(receiver.heard[0][1]), ("127.0.0.1", agent.notifications._sockets.port())
+                    )
                     await until(lambda: told(agent).informs_timed_out == 1)
                     assert told(agent).informs_acknowledged == 0
                     assert agent.notifications.unexpected == 1
@@ -357,7 +358,7 @@ def test_queues_are_bounded_and_traps_paced(tmp_path: Path) -> None:
                     lambda: agent.notifications._queued == notifications.MAX_QUEUE - notifications.WINDOW, 20
                 )
                 rate = (len(receiver.heard) - before) / (time.monotonic() - began)
-                assert rate < notifications.RATE + notifications.BURST
+                assert rate < RATE + BURST
 
     asyncio.run(scenario())
 
