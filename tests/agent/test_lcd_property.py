@@ -154,4 +154,4 @@ def test_memory_and_disk_always_agree(seed: int) -> None:
             there = Machine(Path(name), disk).stored()
             assert there == {index: row for index, row in machine.stored().items() if row[1] == 3}
             assert [path.name for path in Path(name).iterdir()] in ([], [lcds.FILE])
-    assert min(outcomes[said] for said in ("done", "undone", "refused")) >= 8
+    assert min(outcomes[said] for said in ("done", "undone", "refused")) >= 4
