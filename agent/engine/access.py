@@ -12,6 +12,9 @@ from enum import Enum
 from agent.config import AccessEntry, Subtree
 from agent.smi.ber import Oid
 
+USM = 3
+AUTH_PRIV = 3
+
 
 class Failure(Enum):
     """Results of isAccessAllowed other than accessAllowed and notInView (RFC 3415 section 3.1)."""
@@ -50,6 +53,30 @@ class MibView:
         if len(self._covers) < 4096:
             self._covers[prefix] = result
         return result
+
+
+SECRETS: tuple[Oid, ...] = ((1, 3, 6, 1, 6, 3, 18, 1, 1, 1, 2),)
+"""snmpCommunityName (RFC 3584): who may read it is whoever it names, and at whatever may be written under it."""
+
+
+class GuardedView(MibView):
+    """A view for messages that somebody else can read: without the objects whose values are secrets.
+
+    A community that may read everything would else hand out the strings of those that may write.
+    """
+
+    def allows(self, oid: Oid) -> bool:
+        """Whether an instance is in the view."""
+        return not any(oid[: len(secret)] == secret for secret in SECRETS) and super().allows(oid)
+
+    def covers(self, prefix: Oid) -> bool | None:
+        """Whether all (True) or none (False) of the instances below `prefix` are in the view; None: some."""
+        for secret in SECRETS:
+            if prefix[: len(secret)] == secret:
+                return False
+            if secret[: len(prefix)] == prefix and super().covers(prefix) is not False:
+                return None
+        return super().covers(prefix)
 
 
 def matches(family: Subtree, oid: Oid, length: int) -> bool:
@@ -96,6 +123,7 @@ class AccessControl:
         self._members = dict(members)
         self._access = tuple(access)
         self._views = {name: MibView(families) for name, families in views.items()}
+        self._guarded = {name: GuardedView(families) for name, families in views.items()}
         self._decided.clear()
 
     def set_contexts(self, contexts: Iterable[str]) -> None:
@@ -140,4 +168,5 @@ class AccessControl:
         view = {"read": row.read, "write": row.write, "notify": row.notify}[kind]
         if not view:
             return Failure.noSuchView
-        return self._views.get(view) or MibView(())
+        views = self._views if model == USM and level == AUTH_PRIV else self._guarded
+        return views.get(view) or MibView(())

@@ -466,6 +466,59 @@ def test_what_sets_change_is_seen_at_once_by_both(tmp_path: Path) -> None:
     assert changed > 100
 
 
+# -- secrets ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["community", "noAuthNoPriv", "authNoPriv", "authPriv"])
+def test_no_secret_is_ever_in_an_answer(tmp_path: Path, who: str) -> None:
+    """A walk of everything by who may see everything. Community strings show under authPriv alone, keys never."""
+    agent = offline(tmp_path)
+    names = [(1, "community1"), (1, "community2"), (2, "community1"), (2, "community2")]
+    names += [(3, "anybody"), (3, "signer"), (3, "operator")]
+    agent.agent.access.replace(
+        dict.fromkeys(names, "g"),
+        [AccessEntry("g", 0, 1, read="all", write="all")],
+        {"all": [Subtree((1,), True), Subtree((1, 3, 6, 1, 6, 3, 18, 1, 1, 1, 2), True)]},
+    )
+    agent.agent.epoch.bump()
+    both = Both(agent)
+    level = {"noAuthNoPriv": ("anybody", 1), "authNoPriv": ("signer", 2), "authPriv": ("operator", 3)}
+    manager = Manager(agent, *level[who]) if who in level else None
+    secrets = {b"reader", b"writer", b"elsewhere", b"authpassword", b"privpassword"}
+    secrets |= {key for user in both.usm.users.values() for key in (user.auth_key, user.priv_key) if key}
+    last: ber.Oid = (0, 0)
+    seen: set[bytes] = set()
+    count = 0
+    while True:
+        pdu = request(GETBULK, [last], second=100)
+        if manager is None:
+            got = unwrap(both.ask(v2c(pdu, b"writer")))
+        else:
+            got = manager.read(both.ask(manager.message(pdu)))[1]
+        assert got.status == 0
+        for name, tag, content in got.varbinds:
+            if tag == 0x82:
+                break
+            last, count = name, count + 1
+            octets = bytes(number & 0xFF for number in name) + b"|" + content
+            seen |= {
+                secret for secret in secrets if secret == content or (len(secret) > 9 and secret in octets)
+            }
+        else:
+            continue
+        break
+    assert count > 300
+    strings = {b"reader", b"writer", b"elsewhere"}
+    assert seen == (strings if who == "authPriv" else set())
+    # asked for by name it is not there either
+    name = (*COMMUNITY_ENTRY, 2, *b"community2")
+    if manager is None:
+        assert unwrap(both.ask(v2c(request(GET, [name]), b"reader"))).varbinds[0][1] in EXCEPTIONS
+        set_it = any_request(SET, [name], values=[ber.tlv(4, b"mine")], request_id=5)
+        refused = unwrap(asyncio.run(agent.ask_set(v2c(set_it, b"writer"), LOCAL)))
+        assert refused.status == ErrorStatus.noAccess
+
+
 # -- access over SNMP -----------------------------------------------------------------------------------------
 
 VIEW_ENTRY = (1, 3, 6, 1, 6, 3, 16, 1, 5, 2, 1)
