@@ -129,6 +129,8 @@ class Reading:
         own = ("user", "level") if version == "v3" else ("community", "community_file", "role", "group")
         reader.known(table, where, (*common, *own))
         name = self.name(table, where)
+        if re.fullmatch(r"community\d+\.\d+", name):
+            raise reader.fault((*where, "name"), "is a row of a [[community]]", "choose another name")
         host, port, zone = self.address(table, where)
         inform = reader.take(table, where, "inform", bool, False)
         if inform and version == "v1":

@@ -75,6 +75,7 @@ BASE = '[[target]]\nname = "t"\naddress = "192.0.2.1"\n'
         (BASE.replace("192.0.2.1", "192.0.2.1:0") + 'user = "plain"', 14, "is no address"),
         (BASE.replace("192.0.2.1", "2001:db8::1") + 'user = "plain"', 14, "is no address"),
         (BASE.replace("192.0.2.1", "[fe80::1%nothere]") + 'user = "plain"', 14, "no interface 'nothere'"),
+        (BASE.replace('"t"', '"community1.1"') + 'user = "plain"', 13, "is a row of a [[community]]"),
         (BASE + 'user = "nobody"', 15, "use one of strong, plain"),
         (BASE + 'user = "plain"\nlevel = "authPriv"', 16, 'use "noAuthNoPriv"'),
         (BASE + 'user = "plain"\ncommunity = "x"', 16, "no such key"),
