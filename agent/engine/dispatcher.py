@@ -52,7 +52,14 @@ class Dispatcher:
         self._responder = responder
         self._transport = transport
         self.sets = SetQueue(responder, self.counters)
-        self._summary = Summary(self.counters, lambda: transport.send_errors, time.monotonic())
+        self._summary = Summary(
+            self.counters,
+            {
+                "send_errors": lambda: transport.send_errors,
+                "backlog_dropped": lambda: transport.queue.dropped,
+            },
+            time.monotonic(),
+        )
         transport.register_timer_callback(self._summary.tick)
 
     async def drain(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agent.engine.counters import EngineCounters
 
@@ -13,6 +13,7 @@ INTERVAL = 60.0
 TEXTS = {
     "internal_errors": "internal errors (bugs: please report them)",
     "send_errors": "answers that could not be sent",
+    "backlog_dropped": "datagrams of a flood dropped unread",
     "sets_replayed": "recorded SETs sent again",
     "sets_refused_busy": "SETs refused because too many were waiting",
     "unexpected_answers": "answers to what was not asked",
@@ -23,17 +24,20 @@ TEXTS = {
 
 
 class Summary:
-    """Watches the counters and logs once in `interval` seconds which of them have risen and by how much."""
+    """Watches the counters and logs once in `interval` seconds which of them have risen and by how much.
+
+    `others`: those of TEXTS that EngineCounters has not.
+    """
 
     def __init__(
         self,
         counters: EngineCounters,
-        send_errors: Callable[[], int],
+        others: Mapping[str, Callable[[], int]],
         now: float,
         interval: float = INTERVAL,
     ) -> None:
         self._counters = counters
-        self._send_errors = send_errors
+        self._others = dict(others)
         self._interval = interval
         self._next = now + interval
         self._before = self._values()
@@ -55,6 +59,6 @@ class Summary:
 
     def _values(self) -> dict[str, int]:
         return {
-            name: self._send_errors() if name == "send_errors" else getattr(self._counters, name)
+            name: self._others[name]() if name in self._others else getattr(self._counters, name)
             for name in TEXTS
         }

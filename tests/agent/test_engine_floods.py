@@ -364,7 +364,7 @@ def test_retransmissions_are_bounded_by_manager_number_and_octets() -> None:
 def test_a_line_a_minute_says_what_no_mib_shows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     agent = offline(tmp_path)
     counters, errors = agent.agent.counters, [0]
-    summary = Summary(counters, lambda: errors[0], 1000.0)
+    summary = Summary(counters, {"send_errors": lambda: errors[0], "backlog_dropped": lambda: 3}, 1000.0)
     counters.sets_replayed += 2
     errors[0] = 7
     for second in range(1000, 1060):
