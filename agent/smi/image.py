@@ -55,7 +55,7 @@ class Image:
         self._rows_of: Callable[[Any], Iterable[Any]] = table.binding.rows_of or _no_rows
         self.pages: list[Page] = []
         self.firsts: list[bytes] = []
-        # where keys were found by GETs; to be believed only if the key is still there
+        # where keys of rows were found by GETs; to be believed only if the key is still there
         self.spots: dict[bytes, tuple[Page, int]] = {}
         # subject -> its keys: one alone, or several
         self._held: dict[Any, bytes | tuple[bytes, ...]] = {}
@@ -199,6 +199,7 @@ class Image:
             page.replace(key, position, row, following)
         else:
             page.remove(key, position)
+            self.spots.pop(key, None)
             self._shrink(key, page)
         if waiting is not None and not waiting:
             del self._waiting[key]
