@@ -9,7 +9,9 @@ plain path defines what is right: both give the same octets, which a differentia
 | `names` | OID octets to a place: number of a leaf and row key |
 | `parse` | the octets of a PDU after its request-id to a plan |
 | `sight` | what one requester may see, as the functions that read it |
+| `walk` | one repeater of a GETBULK |
 | `answer` | a plan and room for it to the VarBinds of the response |
+| `quick` | requests of a kind that came before, from their first octets |
 | `community` | messages of SNMPv1 and SNMPv2c |
 | `v3`, `cipher` | messages of SNMPv3 under USM; MAC and AES-CFB on kept contexts |
 | `path` | the whole |

@@ -13,6 +13,7 @@ from agent.engine.fastpath import parse
 from agent.engine.fastpath.errors import NotMine, Refused
 from agent.engine.fastpath.names import Place
 from agent.engine.fastpath.sight import Plan, Sight, hidden
+from agent.engine.fastpath.walk import Step, end, run
 from agent.engine.pdu import GET, GETBULK, GETNEXT
 from agent.smi import ber
 from agent.smi.controller import ReadError
@@ -21,8 +22,6 @@ from agent.smi.errors import ErrorStatus
 UNLIMITED = 1 << 30
 AROUND_A_NAME = 6
 """Octets of a VarBind beside its name's contents, at least."""
-
-Step = tuple[int, bytes | None, bytes]
 
 
 def plan(sight: Sight, kind: int, tail: bytes) -> Plan:
@@ -109,7 +108,7 @@ def _one(sight: Sight, step: Step, number: int) -> bytes:
 def _bulk(sight: Sight, steps: list[Step], non_repeaters: int, repetitions: int, room: int) -> bytes:
     """RFC 3416 section 4.2.3. The response is cut where the next VarBind would exceed the room."""
     if not non_repeaters and len(steps) == 1:
-        return _run(sight, steps[0], repetitions, room, 1)
+        return run(sight, steps[0], repetitions, room, 1)
     out: list[bytes] = []
     try:
         for step in steps[:non_repeaters]:
@@ -122,47 +121,10 @@ def _bulk(sight: Sight, steps: list[Step], non_repeaters: int, repetitions: int,
         raise Refused(error.code, len(out) + 1) from None
     repeaters = steps[non_repeaters:]
     if len(repeaters) == 1:
-        out.append(_run(sight, repeaters[0], repetitions, room, non_repeaters + 1))
+        out.append(run(sight, repeaters[0], repetitions, room, non_repeaters + 1))
     elif repeaters:
         _rows(sight, repeaters, repetitions, room, non_repeaters, out)
     return b"".join(out)
-
-
-def _run(sight: Sight, step: Step, count: int, room: int, number: int) -> bytes:
-    """A walk of one repeater: slices of one leaf after the other."""
-    position, after, name = step
-    runs = sight.runs
-    out: list[bytes] = []
-    last: tuple[int, bytes] | None = None
-    try:
-        while count and position < len(runs):
-            octets, got, key, ended = runs[position](after, count, room)
-            if got:
-                if got == count and not out:
-                    return octets
-                out.append(octets)
-                room -= len(octets)
-                count -= got
-                assert key is not None
-                last = (position, key)
-            if not ended:
-                return b"".join(out)
-            position += 1
-            after = None
-    except ReadError as error:
-        raise Refused(error.code, number) from None
-    if count:
-        varbind = _end(sight, last, name)
-        if len(varbind) <= room:
-            out.append(varbind)
-    return b"".join(out)
-
-
-def _end(sight: Sight, last: tuple[int, bytes] | None, name: bytes) -> bytes:
-    """endOfMibView of a repeater, named as the last VarBind that it gave."""
-    if last is not None:
-        name = sight.names.name(sight.leaf_at[last[0]], last[1])
-    return ber.varbind(name, ber.END_OF_MIB_VIEW)
 
 
 class _Repeater:
@@ -195,7 +157,7 @@ class _Repeater:
             self.error = error
             return out
         if count and not self.end:
-            self.end = _end(sight, self.last, self.name)
+            self.end = end(sight, self.last, self.name)
         return out
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.engine.fastpath import parse
+from agent.engine.fastpath import parse, walk
 from agent.engine.fastpath.errors import Refused
 from agent.engine.fastpath.names import NULL
 from agent.engine.pdu import GET, GETBULK, GETNEXT
@@ -96,13 +96,13 @@ class Quick:
                 if len(varbinds) > room:
                     raise Refused(ErrorStatus.tooBig)
                 return varbinds
-            octets, count, _, ended = self._sight.runs[position](key, repetitions, room)
+            if kind == GETBULK:
+                return walk.run(self._sight, (position, key, tail[before:-2]), repetitions, room, 1)
+            octets, count, _, _ = self._sight.runs[position](key, 1, room)
         except ReadError as error:
             raise Refused(error.code, 1) from None
-        if count == repetitions or (not ended and kind == GETBULK):
-            return octets
-        # it goes on in another leaf, or there is no room for the answer to a GETNEXT
-        return None
+        # none where it goes on in another leaf, or there is no room for it
+        return octets if count else None
 
     def _several(self, tail: bytes, room: int) -> bytes | None:
         """The VarBinds of a GET for several instances of known leaves."""
