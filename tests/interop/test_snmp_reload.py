@@ -97,7 +97,7 @@ class Asker(threading.Thread):
     def finish(self) -> None:
         self.stopping.set()
         self.join(20)
-        assert not self.faults, (type(self).__name__, self.faults)
+        assert not self.faults, (type(self).__name__, self.faults, self.program.log.read_text()[-3000:])
 
 
 class Community(Asker):
