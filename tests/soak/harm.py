@@ -153,7 +153,7 @@ class Flooder:
         self.deeds, self.rate = deeds, rate
         self.draw = random.Random(f"{setting.seed} flooder")
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.sock.bind(("127.0.0.9", 0))
+        self.sock.bind(("127.66.0.9", 0))  # another network than the managers'
         self.sock.connect(("127.0.0.1", setting.port))
         self.sock.setblocking(False)
         good = request(pdus.GET, [NAME])
