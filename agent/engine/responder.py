@@ -16,7 +16,7 @@ from agent.engine.messages import V1, V3
 from agent.engine.pdu import GET, GETBULK, RequestPdu
 from agent.engine.requester import requester
 from agent.smi import ber
-from agent.smi.controller import Controller, ReadError, View
+from agent.smi.controller import Controller, Cursor, ReadError, View
 from agent.smi.errors import V1_ERROR_STATUS, ErrorStatus, NoSuchContext
 
 log = logging.getLogger(__name__)
@@ -108,11 +108,17 @@ class CommandResponder:
                 if used > room:
                     return self._finish(request, out)
                 out.append(varbind)
-            cursors = [seen.cursor(oid) for oid, _, _ in request.varbinds[non_repeaters:]]
-            while cursors and repetitions:
+            # a cursor is made when its first VarBind is due: of thousands in a request most may have no room
+            cursors: list[Cursor] = []
+            repeaters = request.varbinds[non_repeaters:]
+            while repeaters and repetitions:
                 repetitions -= 1
                 ended = True
-                for reading, cursor in enumerate(cursors, non_repeaters + 1):  # noqa: B007
+                for place, (oid, _, _) in enumerate(repeaters):
+                    reading = non_repeaters + place + 1
+                    if place == len(cursors):
+                        cursors.append(seen.cursor(oid))
+                    cursor = cursors[place]
                     varbind = cursor.advance()
                     used += len(varbind)
                     if used > room:

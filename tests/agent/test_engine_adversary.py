@@ -469,6 +469,7 @@ def test_what_sets_change_is_seen_at_once_by_both(tmp_path: Path) -> None:
 # -- secrets ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("clocks")
 @pytest.mark.parametrize("who", ["community", "noAuthNoPriv", "authNoPriv", "authPriv"])
 def test_no_secret_is_ever_in_an_answer(tmp_path: Path, who: str) -> None:
     """A walk of everything by who may see everything. Community strings show under authPriv alone, keys never."""

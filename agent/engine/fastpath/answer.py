@@ -20,6 +20,8 @@ from agent.smi.controller import ReadError
 from agent.smi.errors import ErrorStatus
 
 UNLIMITED = 1 << 30
+MAX_REPEATERS = 64
+"""More in one GETBULK are left to the plain path, which reads none before its turn: of thousands, few fit."""
 AROUND_A_NAME = 6
 """Octets of a VarBind beside its name's contents, at least."""
 
@@ -34,6 +36,8 @@ def plan(sight: Sight, kind: int, tail: bytes) -> Plan:
         if sight.unread and any(key is not None and sight.reads[leaf] is None for leaf, key, _ in places):
             raise NotMine
         return kind, places, 0, 0
+    if kind == GETBULK and len(places) - max(first, 0) > MAX_REPEATERS:
+        raise NotMine
     steps: list[Step] = []
     for leaf, after, name in places:
         position = sight.first[leaf]
