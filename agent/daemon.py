@@ -91,7 +91,7 @@ class AgentDaemon:
                     await stop.wait()
             try:
                 self.gateway.tick()
-                self._memory.tick(self.gateway.size)
+                self._memory.tick()
             except Exception:
                 # whatever it is, managers are still to be answered
                 log.exception("a fault of the agent itself")

@@ -6,8 +6,8 @@ is answered meanwhile. Hence:
 
 * Young objects are collected as ever, in generations that are small enough for a pass of a few milliseconds.
 * Full passes are never started by Python. They are made here, on what is not frozen: every `INTERVAL` seconds.
-* What lives long is frozen (`gc.freeze`: passes leave it out): all that is there when the agent begins to listen;
-  the model when it has grown; and the survivors of a full pass that took longer than `LONG`, which are proven alive.
+* What lives long is frozen (`gc.freeze`: passes leave it out): all that is there when the agent begins to listen, and
+  what came since, as soon as it is so much that a full pass would take too long: after the first listing, that is.
 * Frozen things are freed by their reference counts as any other. A cycle among them would not be, so the model has
   none when something leaves it: rows and SAs let go of each other (agent.gateway.rows, `drop`). A test lets
   generations of SAs come and go and watches the collector find nothing.
@@ -19,14 +19,12 @@ import gc
 import time
 from collections.abc import Callable
 
-YOUNG = (5000, 5, 2**31 - 1)
-"""gc.set_threshold: passes over at most some 5,000 and 30,000 objects, a few ms; full ones never by themselves."""
+YOUNG = (2000, 5, 2**31 - 1)
+"""gc.set_threshold: passes over at most some 2,000 and 12,000 objects, 1 and 4 ms; full ones never by themselves."""
 INTERVAL = 30.0
 """Seconds between two full passes over what is not frozen."""
-LONG = 0.005
-"""Seconds of a full pass after which its survivors are frozen."""
-GROWN = 1000
-"""Tunnels and SAs more than when the model was last frozen, and a tenth more: then it is frozen again."""
+MANY = 2
+"""Passes over the middle generation, each of at most some 12,000 objects that stay, after which those are frozen."""
 
 
 class Policy:
@@ -35,15 +33,14 @@ class Policy:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._before: tuple[int, int, int] | None = None
-        self._frozen_size = 0
-        self._size = 0
-        self._collected_at = clock()
+        self._collected_at = 0.0
         self.longest = 0.0  # seconds that a full pass took
 
     def start(self) -> None:
         if self._before is None:
             self._before = gc.get_threshold()
             gc.set_threshold(*YOUNG)
+        self._collected_at = self._clock()
         gc.freeze()
 
     def stop(self) -> None:
@@ -53,25 +50,15 @@ class Policy:
             self._before = None
             gc.unfreeze()
 
-    def tick(self, size: int) -> None:
-        """`size`: how many long-lived things the model has now."""
+    def tick(self) -> None:
+        """Look after it."""
         if self._before is None:
             return
-        growing, self._size = size > self._size, size
-        if size > self._frozen_size + max(GROWN, self._frozen_size // 10):
-            # also while it grows on: what is frozen early costs no later pass anything
+        now = self._clock()
+        if gc.get_count()[2] >= MANY:
             gc.collect(1)
             gc.freeze()
-            self._frozen_size = size
-        elif not growing and self._clock() - self._collected_at >= INTERVAL:
-            self._collect()
-        self._frozen_size = min(self._frozen_size, size)
-
-    def _collect(self) -> None:
-        begun = self._clock()
-        gc.collect()
-        self._collected_at = self._clock()
-        took = self._collected_at - begun
-        self.longest = max(self.longest, took)
-        if took > LONG:
-            gc.freeze()
+        elif now - self._collected_at >= INTERVAL:
+            gc.collect()
+            self._collected_at = self._clock()
+            self.longest = max(self.longest, self._collected_at - now)

@@ -9,12 +9,12 @@ for after its last sign of life lacks it; an ended SA comes back only by a listi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.gateway.connections import Configuration
 from agent.gateway.counters import add, advance
-from agent.gateway.listing import Listing
+from agent.gateway.listing import Heard, Listing, heard
 from agent.gateway.records import (
     ENDED_CHILD_STATES,
     SUPERSEDED_IKE_STATES,
@@ -148,11 +148,11 @@ class Feed:
         sa = self.ike.get(record.key)
         if sa is None:
             return
-        self._refresh_ike(sa, record)
+        self._refresh_ike(sa, record, record.counts)
         for child_record in record.children or ():
             child = self.children.get(child_record.key)
             if child is not None:
-                self._count_child(child, child_record)
+                self._count_child(child, child_record.counts)
         self.end_ike(sa, record.reason or "deleted")
         self.rows.settle()
 
@@ -161,7 +161,7 @@ class Feed:
         self._serial += 1
         before = self.ike.get(old.key)
         if before is not None:
-            self._refresh_ike(before, old)
+            self._refresh_ike(before, old, old.counts)
             before.leaving = True
         after = self.take(new, None, before.tunnel if before is not None else None)
         if before is not None and after is not None and after is not before:
@@ -174,7 +174,7 @@ class Feed:
         self._serial += 1
         sa = self.ike.get(record.key)
         if sa is not None:
-            self._refresh_ike(sa, record)
+            self._refresh_ike(sa, record, record.counts)
         self.rows.settle()
 
     def child_up(self, record: IkeRecord) -> None:
@@ -188,12 +188,12 @@ class Feed:
         self._serial += 1
         sa = self.ike.get(record.key)
         if sa is not None:
-            self._refresh_ike(sa, record)
+            self._refresh_ike(sa, record, record.counts)
         for child_record in record.children or ():
             child = self.children.get(child_record.key) or self._ended_children.get(child_record.key)
             if child is None:
                 continue
-            self._count_child(child, child_record)
+            self._count_child(child, child_record.counts)
             if not child.ended:
                 self.end_child(child, child_record.reason or "deleted")
         self.rows.settle()
@@ -207,11 +207,11 @@ class Feed:
         before = self.children.get(old.key) or self._ended_children.get(old.key)
         known = new.key in self.children
         if before is not None:
-            self._count_child(before, old)
+            self._count_child(before, old.counts)
             if not before.ended:
                 self._say(before, old)
                 before.serial = self._serial
-        after = self._take_child(sa, new, None, before.tunnel if before is not None else None)
+        after = self._take_child(sa, new, new.counts, None, before.tunnel if before is not None else None)
         if before is not None and not before.ended and (old.reason or old.state in ENDED_CHILD_STATES):
             self.end_child(before, "rekeyed")
         if after is not None and not known:
@@ -235,7 +235,7 @@ class Feed:
     def apply_listing(
         self,
         token: int,
-        records: Iterable[IkeRecord],
+        records: Iterable[IkeRecord | Heard],
         *,
         full: bool = True,
         gone_ike: Iterable[int] = (),
@@ -248,7 +248,7 @@ class Feed:
     def applying(
         self,
         token: int,
-        records: Iterable[IkeRecord],
+        records: Iterable[IkeRecord | Heard],
         *,
         full: bool = True,
         gone_ike: Iterable[int] = (),
@@ -267,20 +267,32 @@ class Feed:
 
     # --- IKE SAs ------------------------------------------------------------------------------------------------------
 
-    def take(self, record: IkeRecord, token: int | None, tunnel: IkeTunnel | None = None) -> IkeSa | None:
-        """Take in an IKE SA and its children; None when it is none of ours (yet, or any more)."""
+    def take(
+        self,
+        record: IkeRecord,
+        token: int | None,
+        tunnel: IkeTunnel | None = None,
+        counts: Mapping[str, int] | None = None,
+        children: Sequence[tuple[ChildRecord, Mapping[str, int]]] | None = None,
+    ) -> IkeSa | None:
+        """Take in an IKE SA and its children; None when it is none of ours (yet, or any more).
+
+        `token`: of the listing that said it, None for an event. `counts`, `children`: if not the record's own.
+        """
+        if counts is None or children is None:
+            _, counts, children = heard(record)
         sa = self.ike.get(record.key)
         if sa is None:
-            sa = self._adopt_ike(record, token, tunnel)
+            sa = self._adopt_ike(record, counts, token, tunnel)
             if sa is None:
                 return None
         elif token is None or sa.serial <= token:
-            self._refresh_ike(sa, record)
+            self._refresh_ike(sa, record, counts)
             sa.leaving = record.state in SUPERSEDED_IKE_STATES
         else:
-            self._count_ike(sa, record)
-        for child in record.children or ():
-            self._take_child(sa, child, token)
+            self._count_ike(sa, counts)
+        for child, child_counts in children:
+            self._take_child(sa, child, child_counts, token)
         for uniqueid in record.child_ids or ():
             known = self.children.get(self.child_ids.get(uniqueid, (0, 0, 0)))
             if known is not None and known.ike is not sa and (token is None or known.serial <= token):
@@ -298,7 +310,9 @@ class Feed:
         if before is not record and child_facts(before) != child_facts(record):
             self.rows.child_changed(child)
 
-    def _adopt_ike(self, record: IkeRecord, token: int | None, tunnel: IkeTunnel | None) -> IkeSa | None:
+    def _adopt_ike(
+        self, record: IkeRecord, counts: Mapping[str, int], token: int | None, tunnel: IkeTunnel | None
+    ) -> IkeSa | None:
         if record.state not in ADOPT_IKE:
             return None
         ended = self._ended_ike.get(record.key)
@@ -327,19 +341,19 @@ class Feed:
         self.ike[record.key] = sa
         self.ike_ids[record.uniqueid] = record.key
         self.rows.ike_started(sa, again=ended is not None)
-        self._count_ike(sa, record)
+        self._count_ike(sa, counts)
         return sa
 
-    def _refresh_ike(self, sa: IkeSa, record: IkeRecord) -> None:
+    def _refresh_ike(self, sa: IkeSa, record: IkeRecord, counts: Mapping[str, int]) -> None:
         before = sa.record
         sa.record = record
         sa.serial = self._serial
-        self._count_ike(sa, record)
+        self._count_ike(sa, counts)
         if before is not record and ike_facts(before) != ike_facts(record):
             self.rows.ike_sa_changed(sa)
 
-    def _count_ike(self, sa: IkeSa, record: IkeRecord) -> None:
-        grown = advance(sa.counts, record.counts)
+    def _count_ike(self, sa: IkeSa, counts: Mapping[str, int]) -> None:
+        grown = advance(sa.counts, counts)
         if grown:
             add(sa.tunnel.totals, grown)
             add(self.source.ike_totals, grown)
@@ -361,23 +375,33 @@ class Feed:
     # --- Child SAs ----------------------------------------------------------------------------------------------------
 
     def _take_child(
-        self, ike: IkeSa, record: ChildRecord, token: int | None, tunnel: Tunnel | None = None
+        self,
+        ike: IkeSa,
+        record: ChildRecord,
+        counts: Mapping[str, int],
+        token: int | None,
+        tunnel: Tunnel | None = None,
     ) -> ChildSa | None:
         sa = self.children.get(record.key)
         if sa is None:
-            sa = self._adopt_child(ike, record, token, tunnel)
+            sa = self._adopt_child(ike, record, counts, token, tunnel)
         elif token is None or sa.serial <= token:
-            self._count_child(sa, record)
+            self._count_child(sa, counts)
             self._say(sa, record)
             if sa.ike is not ike:
                 self._give(sa, ike)
             sa.serial = self._serial
         else:
-            self._count_child(sa, record)
+            self._count_child(sa, counts)
         return sa
 
     def _adopt_child(
-        self, ike: IkeSa, record: ChildRecord, token: int | None, tunnel: Tunnel | None
+        self,
+        ike: IkeSa,
+        record: ChildRecord,
+        counts: Mapping[str, int],
+        token: int | None,
+        tunnel: Tunnel | None,
     ) -> ChildSa | None:
         ended = self._ended_children.get(record.key)
         if ended is not None and (
@@ -386,7 +410,7 @@ class Feed:
             or record.state not in ADOPT_CHILD
             or ike.record.state not in ADOPT_IKE
         ):
-            self._count_child(ended, record)
+            self._count_child(ended, counts)
             return None
         if record.state not in ADOPT_CHILD:
             return None
@@ -416,11 +440,11 @@ class Feed:
         self.children[record.key] = sa
         self.child_ids[record.uniqueid] = record.key
         self.rows.child_started(sa, again=ended is not None)
-        self._count_child(sa, record)
+        self._count_child(sa, counts)
         return sa
 
-    def _count_child(self, sa: ChildSa, record: ChildRecord) -> None:
-        grown = advance(sa.counts, record.counts)
+    def _count_child(self, sa: ChildSa, counts: Mapping[str, int]) -> None:
+        grown = advance(sa.counts, counts)
         if grown:
             add(sa.tunnel.totals, grown)
             add(self.source.child_totals, grown)

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable
 
 Key = tuple[str, ...]
 FORMAT = 1
-SOME = 250
+SOME = 100
 """Entries written in one step."""
 
 

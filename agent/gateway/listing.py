@@ -7,9 +7,8 @@ until then the tunnels concerned are held: whether they went down is decided onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.gateway.records import SUPERSEDED_IKE_STATES, ChildRecord, IkeRecord
 from agent.gateway.steps import Steps
@@ -22,6 +21,20 @@ LOOKS = 64
 """SAs that are only looked at, not changed, in one step."""
 
 
+class Heard(NamedTuple):
+    """An IKE SA as it was listed. The records are of this listing or of an earlier one: what they say still holds but
+    for counts and times, and the counts of now stand beside them."""
+
+    record: IkeRecord
+    counts: Mapping[str, int]
+    children: Sequence[tuple[ChildRecord, Mapping[str, int]]]
+
+
+def heard(record: IkeRecord) -> Heard:
+    """A record of now."""
+    return Heard(record, record.counts, [(child, child.counts) for child in record.children or ()])
+
+
 class Listing:
     """What a source listed: all its SAs (`full`), or those that changed and the uniqueids of those that ended."""
 
@@ -29,7 +42,7 @@ class Listing:
         self,
         feed: Feed,
         token: int,
-        records: Iterable[IkeRecord],
+        records: Iterable[IkeRecord | Heard],
         full: bool = True,
         gone_ike: Iterable[int] = (),
         gone_children: Iterable[int] = (),
@@ -49,14 +62,14 @@ class Listing:
         """Take it in. The model is consistent after each step, and when the iterator is closed before its end."""
         feed, rows, token = self.feed, self.feed.rows, self.token
         try:
-            merged: dict[tuple[int, int], IkeRecord] = {}
+            merged: dict[tuple[int, int], Heard] = {}
             yield from self._merge(merged)
             yield from self._missing(merged)
             for superseded in (True, False):
                 # Those that were superseded make room for their successors.
-                for record in merged.values():
+                for record, counts, children in merged.values():
                     if (record.state in SUPERSEDED_IKE_STATES) is superseded:
-                        feed.take(record, token)
+                        feed.take(record, token, None, counts, children)
                         rows.settle()
                         yield
             for row, children in self._ended.items():
@@ -86,20 +99,18 @@ class Listing:
     def _still_missing(self, child: ChildSa) -> bool:
         return not child.ended and child.serial < self.token
 
-    def _merge(self, merged: dict[tuple[int, int], IkeRecord]) -> Steps:
+    def _merge(self, merged: dict[tuple[int, int], Heard]) -> Steps:
         """One record for each IKE SA: one with very many children is told in several parts."""
-        parts: dict[tuple[int, int], list[ChildRecord]] = {}
-        for number, record in enumerate(self.records):
-            key = record.key
-            first = merged.setdefault(key, record)
-            if first is not record:
-                parts.setdefault(key, list(first.children or ())).extend(record.children or ())
+        for number, told in enumerate(self.records):
+            part = told if isinstance(told, Heard) else heard(told)
+            key = part.record.key
+            first = merged.setdefault(key, part)
+            if first is not part:
+                merged[key] = first._replace(children=[*first.children, *part.children])
             if number % LOOKS == 0:
                 yield
-        for key, children in parts.items():
-            merged[key] = replace(merged[key], children=tuple(children))
 
-    def _missing(self, merged: dict[tuple[int, int], IkeRecord]) -> Steps:
+    def _missing(self, merged: dict[tuple[int, int], Heard]) -> Steps:
         """Find the SAs that ended by the listing's word, and hold the tunnels whose fate hangs on them."""
         feed = self.feed
         found = self._absent(merged) if self.full else self._gone(merged)
@@ -114,11 +125,11 @@ class Listing:
             if number % LOOKS == 0:
                 yield
 
-    def _absent(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[IkeSa | ChildSa | None]:
+    def _absent(self, merged: dict[tuple[int, int], Heard]) -> Iterator[IkeSa | ChildSa | None]:
         feed = self.feed
         listed: set[tuple[int, int, int]] = set()
-        for record in merged.values():
-            for child in record.children or ():
+        for part in merged.values():
+            for child, _ in part.children:
                 listed.add(child.key)
             yield None
         for key, ike in list(feed.ike.items()):
@@ -126,7 +137,7 @@ class Listing:
         for child_key, sa in list(feed.children.items()):
             yield sa if child_key not in listed else None
 
-    def _gone(self, merged: dict[tuple[int, int], IkeRecord]) -> Iterator[IkeSa | ChildSa | None]:
+    def _gone(self, merged: dict[tuple[int, int], Heard]) -> Iterator[IkeSa | ChildSa | None]:
         feed = self.feed
         for uniqueid in self.gone_ike:
             key = feed.ike_ids.get(uniqueid)
@@ -134,10 +145,10 @@ class Listing:
         for uniqueid in self.gone_children:
             child_key = feed.child_ids.get(uniqueid)
             yield None if child_key is None else feed.children.get(child_key)
-        for record in merged.values():
+        for record, _, listed in merged.values():
             sa = feed.ike.get(record.key)
             if record.child_ids is None or sa is None:
                 continue
-            alive = record.child_ids | {child.uniqueid for child in record.children or ()}
-            for child in sa.children:
-                yield child if child.record.uniqueid not in alive else None
+            alive = record.child_ids | {child.uniqueid for child, _ in listed}
+            for known in sa.children:
+                yield known if known.record.uniqueid not in alive else None

@@ -104,15 +104,6 @@ class Gateway(View):
         """One source alone, until it is removed."""
         return SourceView(self, self._feeds[name])
 
-    @property
-    def size(self) -> int:
-        """How many long-lived things there are, roughly."""
-        return (
-            len(self.tunnels)
-            + len(self.ike_tunnels)
-            + sum(len(feed.children) for feed in self._feeds.values())
-        )
-
     def tick(self) -> None:
         """Let time pass: silent sources go down, rows without configuration leave. Call it about once a second."""
         for feed in self._feeds.values():

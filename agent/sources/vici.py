@@ -15,12 +15,13 @@ from typing import Any
 
 from agent.gateway.counters import CHILD_COUNTS, IKE_COUNTS
 from agent.gateway.feed import Feed
-from agent.gateway.records import IkeRecord
+from agent.gateway.listing import Heard
 from agent.gateway.source import CommandError, SourceStatus
 from agent.slices import in_slices
 from agent.sources import vici_records as read
 from agent.sources.settings import ViciSettings
-from agent.sources.vici_message import Section, decoding
+from agent.sources.vici_listing import ListingReader
+from agent.sources.vici_message import Section
 from agent.sources.vici_records import BadRecord
 from agent.sources.vici_session import ViciError, ViciRefused, ViciSession, each_decoded
 
@@ -44,6 +45,7 @@ class ViciSource:
         self._command: ViciSession | None = None
         self._command_lock = asyncio.Lock()
         self._failure: ViciError | None = None
+        self._reader = ListingReader(feed.ike, feed.children)
         self._generation: str | None = None
         self._since: datetime | None = None
         self._pid = 0
@@ -146,24 +148,25 @@ class ViciSource:
         question: dict[str, str] = {}
         if self._generation is not None and self.source.epoch is not None and now < self._full_at:
             question = {"changed-since": self._generation, "epoch": self.source.epoch}
-        records: list[IkeRecord] = []
+        records: list[Heard] = []
         unreadable = 0
 
         def each(octets: bytes, start: int) -> Generator[None, None, None]:
             nonlocal unreadable
-            message = yield from decoding(octets, start)
             try:
-                records.extend((yield from read.reading_ike_records(message)))
+                records.extend((yield from self._reader.reading(octets, start)))
             except BadRecord as error:
                 unreadable += 1
                 self._malformed(error)
 
         token = self.feed.begin_listing()
+        self._reader.begin()
         answer = await session.streamed("list-sas", "list-sa", each, question)
         full = not question or answer.get("full") == "yes"
         if full:
             self._full_at = now + self.settings.full_interval
         await self._restarts(session.peer_pid, answer, stats, records)
+        self._reader.end(full)
         self.feed.contact()
         self._generation = None  # until all of this is taken in
         await in_slices(
@@ -178,7 +181,7 @@ class ViciSource:
         )
         self._generation = read.text(answer, "generation")
 
-    async def _restarts(self, pid: int, answer: Section, stats: Section, records: list[IkeRecord]) -> None:
+    async def _restarts(self, pid: int, answer: Section, stats: Section, records: list[Heard]) -> None:
         """Notice that the daemon is another one than before.
 
         It is by its epoch; strongSwan has none: after a lost connection, by the process that listens on the socket,
@@ -198,7 +201,7 @@ class ViciSource:
                 and self._since is not None
                 and abs((since - self._since).total_seconds()) > RESTART_TOLERANCE
             )
-            survivors = any(record.key in self.feed.ike for record in records)
+            survivors = any(heard.record.key in self.feed.ike for heard in records)
             again = (bool(pid and self._pid) and pid != self._pid) or (moved and not survivors)
         self.source.epoch = epoch
         self._since, self._pid, self._again = since, pid, False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -110,26 +110,9 @@ def ike_records(message: Section) -> Iterator[IkeRecord]:
         yield ike_record(name, section)
 
 
-def reading_ike_records(message: Section) -> Generator[None, None, list[IkeRecord]]:
-    """The same in steps."""
-    found: list[IkeRecord] = []
-    for name, section in sections(message):
-        listed = section.get("child-sas")
-        children: list[ChildRecord] = []
-        for child in child_records(listed) if isinstance(listed, dict) else ():
-            children.append(child)
-            yield
-        found.append(ike_record(name, section, tuple(children) if isinstance(listed, dict) else None))
-        yield
-    return found
-
-
-def ike_record(name: str, section: Section, children: tuple[ChildRecord, ...] | None = None) -> IkeRecord:
-    """An IKE SA from its section, with `children` if they were read before. Raises BadRecord; children that are
-    unreadable are left out."""
-    listed = section.get("child-sas")
-    if children is None and isinstance(listed, dict):
-        children = tuple(child_records(listed))
+def ike_record(name: str, section: Section) -> IkeRecord:
+    """An IKE SA from its section. Raises BadRecord; children that are unreadable are left out."""
+    children = section.get("child-sas")
     ids = section.get("child-ids")
     counters = section.get("counters")
     return IkeRecord(
@@ -164,7 +147,7 @@ def ike_record(name: str, section: Section, children: tuple[ChildRecord, ...] | 
         reauth_time=number(section, "reauth-time"),
         life_time=number(section, "life-time"),
         counts=counts(counters, IKE_KEYS) if isinstance(counters, dict) else {},
-        children=children,
+        children=tuple(child_records(children)) if isinstance(children, dict) else None,
         child_ids=uniqueids(ids) if isinstance(ids, list) else None,
         reason=text(section, "reason"),
     )
