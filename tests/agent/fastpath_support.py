@@ -165,7 +165,7 @@ class Twins:
         return (
             f"from {address}, {'fast' if taken else 'not taken'}: {data.hex()}\n"
             f"deciphered: {opened.hex() if opened else None}\n"
-            f"plain: {expected.hex() if expected else expected}\nfast:  {answer.hex() if answer else answer}\n"
+            f"plain: {expected.hex()[:1000] if expected else expected}\nfast:  {answer.hex()[:1000] if answer else answer}\n"
             f"counters (plain, fast): {apart}"
         )
 
