@@ -167,6 +167,7 @@ class Feed:
         if before is not None and after is not None and after is not before:
             for child in before.children:
                 self._give(child, after)
+                child.serial = self._serial  # a listing that was asked for before shows it where it was
         self.rows.settle()
 
     def ike_updated(self, record: IkeRecord) -> None:

@@ -72,9 +72,9 @@ class Listing:
                         feed.take(record, token, None, counts, children)
                         rows.settle()
                         yield
-            for row, children in self._ended.items():
+            for row, ended in self._ended.items():
                 rows.held.discard(row)
-                for child in children:
+                for child in ended:
                     if self._still_missing(child):
                         feed.end_child(child, self.reason or ("rekeyed" if child.expiring else "gone"))
                 rows.settle()

@@ -237,6 +237,23 @@ def test_addresses_move(gateway: Gateway, feed: Feed) -> None:
     assert gateway.generation("sa") != stamp
 
 
+def test_a_listing_older_than_an_ike_rekeying_does_not_take_the_children_back(
+    gateway: Gateway, feed: Feed
+) -> None:
+    feed.child_up(ike(1, child(1, 10)))
+    token = feed.begin_listing()
+    feed.ike_rekeyed(ike(1), ike(2))
+    for _ in feed.applying(token, [ike(1, child(1, 20))]):
+        pass
+    feed.ike_down(ike(1, state="DELETING"))
+    tunnel = only(gateway)
+    assert tunnel.up
+    assert tunnel.last is not None
+    assert tunnel.last.ike.record.uniqueid == 2
+    assert tunnel.count("octets_in") == 20
+    assert gateway.previous_tunnels == 0
+
+
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
