@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from agent.config import WRITABLE_SYSTEM, Config, ConfigError, User
+from agent.config import WRITABLE_SYSTEM, Config, ConfigError, Network, User
 from agent.engine import state
 from agent.engine.access import AccessControl
 from agent.engine.communities import Communities
@@ -143,6 +143,7 @@ class SnmpAgent:
         transport = UdpTransport(dispatcher.receive)
         dispatcher.attach(usm, self._responder, transport)
         dispatcher.communities.set_config(config.communities)
+        dispatcher.limits.expect(_networks(config))
         self.fast = FastPath(
             self._responder,
             usm,
@@ -201,6 +202,7 @@ class SnmpAgent:
         self.users.configure(usm.engine_id, localized)
         self.access_tables.configure(config)
         dispatcher.communities.set_config(config.communities)
+        dispatcher.limits.expect(_networks(config))
         self.targets.configure(config.communities, config.notifications)
         self.notifications.set_users(config.users)
         self.epoch.bump()
@@ -320,6 +322,12 @@ class SnmpAgent:
                 oid = self._mibs[identity].oid
                 rows.append(Resource(len(rows) + 1, oid, f"The MIB module {module.name}", 0))
         return rows
+
+
+def _networks(config: Config) -> list[Network]:
+    """Where managers are, as far as the configuration says."""
+    of_users = [network for user in config.users for network in user.networks]
+    return of_users + [network for community in config.communities for network in community.networks]
 
 
 _COUNTER_FIELDS = {

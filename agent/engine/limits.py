@@ -12,7 +12,11 @@ import secrets
 import socket
 from array import array
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from agent.config import Network
+from agent.engine.communities import Networks
 
 KNOWN_FOR = 3600.0
 """Seconds that a network is known after an authenticated message came from it."""
@@ -40,6 +44,23 @@ def network(host: str) -> bytes | str:
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:7]
 
 
+class _Bucket:
+    """Tokens that all senders of a kind share."""
+
+    __slots__ = ("_at", "_rate", "_tokens")
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._tokens = rate.burst
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        tokens = min(self._rate.burst, self._tokens + (now - self._at) * self._rate.per_second)
+        self._at = now
+        self._tokens = tokens - 1.0 if tokens >= 1.0 else tokens
+        return tokens >= 1.0
+
+
 class ReportLimits:
     """Who may be sent a Report now. Memory is the same whoever asks."""
 
@@ -51,15 +72,21 @@ class ReportLimits:
         key: int | None = None,
     ) -> None:
         self._each = each
-        self._all = strangers
+        self._strangers = _Bucket(strangers)
+        self._expected = _Bucket(strangers)
+        self._networks = Networks(())
         self._slots = slots
         self._key = secrets.randbits(64) if key is None else key
         # A network's bucket is found by a keyed hash. Two networks may share one, but nobody can choose whose.
         self._tokens = array("d", [each.burst]) * slots
         self._at = array("d", [0.0]) * slots
-        self._tokens_of_all = strangers.burst
-        self._at_of_all = 0.0
         self._known: OrderedDict[bytes | str, float] = OrderedDict()
+
+    def expect(self, networks: Iterable[Network]) -> None:
+        """Networks that the configuration names, but for those of everybody: they share a bucket of their own, so
+        that after a start managers find out who is here in the middle of a flood from elsewhere.
+        """
+        self._networks = Networks(network for network in dict.fromkeys(networks) if network.prefixlen)
 
     def take(self, host: str, now: float) -> bool:
         """Whether `host` may be sent one more. `now`: seconds of a clock that never goes back."""
@@ -68,15 +95,10 @@ class ReportLimits:
         each = self._each
         tokens = min(each.burst, self._tokens[slot] + (now - self._at[slot]) * each.per_second)
         self._at[slot] = now
-        if tokens < 1.0:
-            self._tokens[slot] = tokens
-            return False
-        if not self._is_known(where, now) and not self._take_of_all(now):
-            # the network pays nothing for what it does not get
-            self._tokens[slot] = tokens
-            return False
-        self._tokens[slot] = tokens - 1.0
-        return True
+        # the network pays nothing for what it does not get
+        taken = tokens >= 1.0 and (self._is_known(where, now) or self._shared(host).take(now))
+        self._tokens[slot] = tokens - 1.0 if taken else tokens
+        return taken
 
     def authenticated(self, host: str, now: float) -> None:
         """A message from `host` was authentic and timely: a flood from elsewhere takes nothing from its network."""
@@ -90,9 +112,5 @@ class ReportLimits:
         since = self._known.get(where)
         return since is not None and now - since <= KNOWN_FOR
 
-    def _take_of_all(self, now: float) -> bool:
-        rate = self._all
-        tokens = min(rate.burst, self._tokens_of_all + (now - self._at_of_all) * rate.per_second)
-        self._at_of_all = now
-        self._tokens_of_all = tokens - 1.0 if tokens >= 1.0 else tokens
-        return tokens >= 1.0
+    def _shared(self, host: str) -> _Bucket:
+        return self._expected if self._networks and host in self._networks else self._strangers

@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,17 @@ def test_strangers_share_and_those_that_were_authentic_do_not() -> None:
     # for as long as it is remembered
     assert sum(limits.take(f"10.{n >> 8}.{n & 255}.1", 3800.0) for n in range(5000)) == 30
     assert not limits.take("203.0.113.10", 3800.0)
+
+
+def test_networks_of_the_configuration_have_a_share_of_their_own() -> None:
+    limits = ReportLimits(Rate(10, 20), Rate(5, 30), key=1)
+    limits.expect([ip_network("203.0.113.0/24"), ip_network("2001:db8::/32"), ip_network("0.0.0.0/0")])
+    assert sum(limits.take(f"10.{n >> 8}.{n & 255}.1", 100.0) for n in range(5000)) == 30
+    # after a start, before anybody was authenticated, in the middle of a flood
+    assert limits.take("203.0.113.7", 100.0)
+    assert limits.take("2001:db8:7::1", 100.0)
+    # and no more than that, or addresses in a large one could be forged without end
+    assert sum(limits.take(f"2001:db8:{n:x}::1", 100.0) for n in range(5000)) == 28
 
 
 def test_networks() -> None:
@@ -151,6 +163,17 @@ def test_forged_sources_share_a_rate(tmp_path: Path, kind: str, monkeypatch: pyt
     assert octets / reports < 150
     # that manager starts again and gets its Report
     assert agent.ask(DISCOVERY, Peer(("203.0.113.1", 1), 0)) is not None
+
+
+def test_a_manager_of_the_configuration_finds_the_agent_in_a_flood(tmp_path: Path) -> None:
+    """Just started, nobody authenticated yet: forged discoveries take all that strangers share."""
+    agent = offline(tmp_path)
+    sent = sum(
+        agent.ask(DISCOVERY, Peer((f"10.{n >> 8}.{n & 255}.1", 1), 0)) is not None for n in range(4000)
+    )
+    assert sent < 4000
+    assert agent.ask(DISCOVERY, Peer(("127.0.0.1", 1), 0)) is not None
+    assert agent.ask(DISCOVERY, Peer(("::1", 1, 0, 0), 0)) is not None
 
 
 def test_a_report_that_is_not_sent_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +362,7 @@ GREEDY = {
 
 @pytest.mark.parametrize("what", GREEDY)
 def test_no_request_holds_the_others_for_long(tmp_path: Path, what: str) -> None:
-    """The worst that a message of good standing can ask. 20 ms here; a tenth of a second where tests share a machine."""
+    """The worst that a message of good standing can ask: 20 ms here, a tenth of a second on a busy machine."""
     agent = Offline(tmp_path, TestModel(rows=rows(3000)))
     message, best = v2c(GREEDY[what]), 9.0
     assert len(message) < 65507
