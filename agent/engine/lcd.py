@@ -19,11 +19,13 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from agent.config import Secret
 from agent.engine.epoch import Epoch
@@ -192,6 +194,7 @@ class Lcd:
         """Read what earlier runs have kept. Raises LcdError; rows of tables that nobody registered are kept."""
         try:
             with self.path.open("rb") as file:
+                self._keep_private(file)
                 data = file.read(LARGEST + 1)
             content = _content(data)
             for name, rows in content.items():
@@ -211,6 +214,13 @@ class Lcd:
             ) from None
         self._disk = data.decode()
         self._changed([table for table in self._tables.values() if table._stored])
+
+    def _keep_private(self, file: IO[bytes]) -> None:
+        """Keys are in it: whoever put it back from elsewhere may have left it readable to others."""
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & 0o077:
+            log.warning("%s had mode %04o; set to 0600: consider its keys known to others", self.path, mode)
+            os.fchmod(file.fileno(), 0o600)
 
     def _load(self, table: LcdTable, rows: Iterable[Any]) -> None:
         stored: dict[IndexValues, LcdRow] = {}

@@ -366,3 +366,15 @@ def test_killed_at_any_moment_it_leaves_the_old_or_the_new(tmp_path: Path, repos
     assert len(table) == 20
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [lcds.FILE]
+
+
+def test_a_file_that_others_may_read_is_told_and_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, table = store(tmp_path)
+    commit(make(table))
+    path = tmp_path / lcds.FILE
+    path.chmod(0o644)
+    assert len(store(tmp_path)[1]) == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "had mode 0644" in caplog.text
