@@ -112,6 +112,8 @@ class Dispatcher:
             self.counters.unknown_pdu_handlers += 1
             return
         request = pdus.parse(data, message.pdu, message.end)
+        if version == V1 and any(varbind.tag in pdus.NOT_IN_V1 for varbind in request.varbinds):
+            raise ber.BerError("a value of a type that version 1 has not")
         who = Requester(
             version, version + 1, community.security_name, 1, community.context, (peer.host, peer.address[1])
         )

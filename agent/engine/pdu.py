@@ -26,6 +26,8 @@ OF_VERSION = {
     1: frozenset((GET, GETNEXT, RESPONSE, SET, GETBULK, INFORM, TRAP)),
 }
 """PDU types of community-based messages by msgVersion (RFC 1157, RFC 3416). Nothing there sends Reports."""
+NOT_IN_V1 = frozenset((0x80, 0x81, 0x82, ber.COUNTER64))
+"""Tags of values that SNMPv1 has not (RFC 1157, RFC 3584 section 4.2.2.1)."""
 _OF_V3 = frozenset((GET, GETNEXT, RESPONSE, SET, GETBULK, INFORM, TRAP, REPORT))
 
 

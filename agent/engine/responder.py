@@ -22,9 +22,6 @@ from agent.smi.errors import V1_ERROR_STATUS, ErrorStatus, NoSuchContext
 log = logging.getLogger(__name__)
 
 
-_NOT_IN_V1 = frozenset((0x80, 0x81, 0x82, ber.COUNTER64))
-
-
 @dataclass(frozen=True, slots=True)
 class Requester:
     """Who asks, as the security model has established it. `peer` tells managers of one name apart."""
@@ -81,7 +78,7 @@ class CommandResponder:
                     _, varbind = seen.read_next(oid, skip_counter64=v1)
             except ReadError as error:
                 return self.error(request, who, error.code, number, budget)
-            if v1 and _value_tag(varbind) in _NOT_IN_V1:
+            if v1 and _value_tag(varbind) in pdus.NOT_IN_V1:
                 # RFC 3584 section 4.2.2.1: version 1 has neither exceptions nor Counter64
                 return self.error(request, who, ErrorStatus.noSuchName, number, budget)
             out.append(varbind)
