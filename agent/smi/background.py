@@ -15,7 +15,7 @@ SLICE = 0.001
 
 
 class Background:
-    """Generators that are run a slice at a time, the oldest first."""
+    """Generators that are run a slice at a time; those that somebody waits for before those that spare work."""
 
     def __init__(self, budget: float = SLICE) -> None:
         self.budget = budget
@@ -30,7 +30,7 @@ class Background:
             for _ in job:
                 pass
             return
-        self._jobs.append(job)
+        self._jobs.appendleft(job)
         self._schedule(loop)
 
     def soon(self, work: Callable[[], Iterator[None]]) -> None:

@@ -227,6 +227,8 @@ class Page:
 
     def forget(self) -> None:
         """Drop what is encoded."""
+        self.surveyed = False
+        self.suffixes = None
         self.columns = [None] * len(self.columns)
         self.encoded = False
         self.voids = []

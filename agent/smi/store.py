@@ -295,7 +295,7 @@ class ContextStore:
                     store.refresh(ahead=True)
                 except ReadError:
                     continue  # counted and logged; who asks gets genErr
-                store.survey()
+                store.look()
 
 
 def read_scalar(scalar: BoundScalar, model: Any, counters: SmiCounters) -> bytes | None:

@@ -27,10 +27,16 @@ limited = LimitedLog(logging.getLogger(__name__))
 
 READ_AT_ONCE = 2000
 """A table of at most so many subjects, or rows, is read as a whole without slices."""
-APPLY_AT_ONCE = 500
-"""So many changed subjects are applied without slices."""
+APPLY_AT_ONCE = 300
+"""So many changed subjects are applied without slices when somebody asks."""
+APPLY_AHEAD = 50
+"""The same when nobody does."""
 STEP = 8
 """Subjects between two looks at the clock."""
+PROBE = 750
+"""Looks at a table (`attend`) after which it is found out whether anybody still asks for it."""
+FORGET = 1500
+"""Looks at a table after which what nobody has asked for meanwhile is no longer kept encoded."""
 ROUNDS = 8
 """How often a whole reading catches up with what changed meanwhile before it is taken as it is."""
 
@@ -48,6 +54,7 @@ class TableStore:
         "_batch",
         "_building",
         "_built",
+        "_looks",
         "_overtaken",
         "_taken",
         "asked",
@@ -73,8 +80,10 @@ class TableStore:
         self._background = background
         self._built = False
         self._taken: int | None = None
-        # changes that wait to be applied, by batches; and who was changed again by a batch that did not wait
-        self._backlog: deque[tuple[int, Iterator[tuple[Any, bool]]]] = deque()
+        self._looks = 0  # since somebody asked
+        # changes that wait to be applied, by batches, with the least number that each may have; and who was
+        # changed again by a batch that did not wait
+        self._backlog: deque[tuple[int, Iterator[tuple[Any, bool]], int]] = deque()
         self._overtaken: dict[Any, int] = {}
         self._batch = 0
         self._building: Iterator[None] | None = None
@@ -86,9 +95,8 @@ class TableStore:
 
         Raises ReadError when the rows cannot be read.
         """
-        if not ahead and not self.asked:
-            self.asked = True
-            self._background.soon(self._survey)
+        if not ahead:
+            self._asked()
         try:
             generation = self.now.stamp
             if generation == self.stamp:
@@ -96,20 +104,31 @@ class TableStore:
             if not self._built:
                 self._read_first(generation, ahead)
             if self._built and generation != self._taken:
-                self._follow(generation)
+                self._follow(generation, ahead)
         except Exception as error:
-            self.stamp = None
+            self._start_over()
             self.counters.rows_errors += 1
             limited.warning(f"{self.table.object}/rows", "%s: cannot be read: %r", self.table.object, error)
             raise ReadError from error
-        if self.stamp is not None:
-            return
-        # slices have stopped if their event loop has
-        self._background.resume()
-        if self._backlog and not ahead and not self.image.pages:
-            # nothing to show meanwhile
-            for _ in self._work_off():
-                pass
+        self._settle()
+        if self.stamp is None:
+            # slices have stopped if their event loop has
+            self._background.resume()
+            if not ahead and self._soon_done():
+                for _ in self._work_off():
+                    pass
+
+    def _asked(self) -> None:
+        """Somebody waits for an answer."""
+        if not self.asked or self._looks >= FORGET:
+            self.asked = True
+            self._background.soon(self._survey)
+        self._looks = 0
+
+    def _soon_done(self) -> bool:
+        """Whether what waits is little, or there is nothing to show meanwhile."""
+        known = sum(size for _, _, size in self._backlog)
+        return bool(self._backlog) and (known <= APPLY_AT_ONCE or not self.image.pages)
 
     def _read_first(self, generation: int, ahead: bool) -> None:
         if self._building is None:
@@ -119,7 +138,7 @@ class TableStore:
             for _ in self._building:
                 pass
 
-    def _follow(self, generation: int) -> None:
+    def _follow(self, generation: int, ahead: bool) -> None:
         """The stamp has moved since changes were last asked for."""
         changed = self._changes(self._taken)
         if changed is None:
@@ -131,9 +150,8 @@ class TableStore:
         self._taken = generation
         self._batch += 1
         first = list(islice(changed, APPLY_AT_ONCE + 1))
-        if len(first) > APPLY_AT_ONCE:
-            self.stamp = None
-            self._backlog.append((self._batch, chain(first, changed)))
+        if len(first) > (APPLY_AHEAD if ahead else APPLY_AT_ONCE):
+            self._backlog.append((self._batch, chain(first, changed), len(first)))
             if len(self._backlog) == 1:
                 self._background.start(self._work_off())
             return
@@ -142,7 +160,6 @@ class TableStore:
             if self._backlog:
                 self._overtaken[subject] = self._batch
             self.image.apply(subject, alive)
-        self._settle()
 
     def _changes(self, since: int | None) -> Iterator[tuple[Any, bool]] | None:
         """Changed subjects since a stamp, None when all must be read."""
@@ -153,14 +170,16 @@ class TableStore:
         return None if changed is None else iter(changed)
 
     def _settle(self) -> None:
-        self.stamp = self._taken if not self._backlog and self._building is None else None
+        done = self._built and self._building is None and not self._backlog
+        # probing: the next who asks is to come through `refresh`
+        self.stamp = self._taken if done and not PROBE <= self._looks < FORGET else None
 
     def _work_off(self) -> Iterator[None]:
         """Apply what waits, in the order in which it came."""
         backlog, overtaken = self._backlog, self._overtaken
         try:
             while backlog:
-                batch, changed = backlog[0]
+                batch, changed, _ = backlog[0]
                 some = list(islice(changed, STEP))
                 if not some:
                     backlog.popleft()
@@ -174,9 +193,16 @@ class TableStore:
         overtaken.clear()
         self._settle()
 
-    def survey(self) -> None:
-        """Look for void columns in pages that are new, in slices, if anybody has ever asked for the table."""
-        if self.asked and not all(page.surveyed for page in self.image.pages):
+    def look(self) -> None:
+        """After each `refresh` ahead: find void columns of new pages; forget what nobody asks for any more."""
+        self._looks += 1
+        if self._looks == PROBE:
+            self._settle()
+        elif self._looks == FORGET:
+            self._settle()
+            for page in self.image.pages:
+                page.forget()
+        elif self._looks < FORGET and not all(page.surveyed for page in self.image.pages):
             self._background.soon(self._survey)
 
     def _survey(self) -> Iterator[None]:
@@ -221,7 +247,7 @@ class TableStore:
         self._taken = since
         self._built = True
         self._settle()
-        if self.asked:
+        if self._looks < FORGET:
             self._background.soon(self._survey)
 
     def _fill(self, image: Image, found: list[Any], since: int) -> Generator[None, None, int]:

@@ -570,6 +570,70 @@ def test_columns_without_instances_are_found_before_a_walk_comes_to_them() -> No
     asyncio.run(run())
 
 
+def test_what_nobody_asks_for_any_more_is_not_kept_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tablestore, "PROBE", 5)
+    monkeypatch.setattr(tablestore, "FORGET", 10)
+
+    async def run() -> None:
+        model = Logged(FILLED)
+        controller = made(model)
+        gauge = store(controller)
+        assert isinstance(gauge, ColumnStore)
+        shown(gauge)
+        for turn in range(40):
+            # asked now and then, though the model keeps still: kept
+            if not turn % 4:
+                gauge.get(key(1))
+            controller.prepare()
+            await asyncio.sleep(0)
+        assert sum(model.asked.values()) == FILLED
+        for turn in range(20):
+            model.changed(model.number(turn))
+            controller.prepare()
+            await asyncio.sleep(0)
+        assert not any(gauge.store.image.pages[0].columns)
+        assert sum(model.asked.values()) == FILLED
+        assert len(shown(gauge)) == FILLED
+        assert gauge.store.stamp == model.stamp
+        assert sum(model.asked.values()) == 2 * FILLED
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_changes_that_cannot_be_told_to_their_end_are_not_lost(
+    many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        model = Logged(3 * tablestore.APPLY_AT_ONCE)
+        controller = made(model)
+        gauge = store(controller)
+        assert isinstance(gauge, ColumnStore)
+        before = shown(gauge)
+        told = list(model.subjects)[: 2 * tablestore.APPLY_AT_ONCE if many else 5]
+
+        def broken(domain: str, since: int) -> Any:
+            yield from ((subject, True) for subject in told)
+            raise RuntimeError("the log is torn")
+
+        for subject in model.subjects:
+            subject.value = 3
+        model.changed(*model.subjects)
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "changes", broken)
+            if many:
+                gauge.get(key(1))
+                await until(lambda: not gauge.store._backlog)
+            else:
+                with pytest.raises(ReadError):
+                    gauge.get(key(1))
+        assert set(shown(gauge).values()) == {3}
+        assert len(before) == len(shown(gauge))
+        assert controller.counters.rows_errors == (0 if many else 1)
+
+    asyncio.run(run())
+
+
 # -- contexts and scalars -----------------------------------------------------------------------------------
 
 

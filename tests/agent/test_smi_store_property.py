@@ -138,6 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
             (pages, "MISSES", 2),
             (tablestore, "READ_AT_ONCE", 12),
             (tablestore, "APPLY_AT_ONCE", 3),
+            (tablestore, "APPLY_AHEAD", 1),
             (tablestore, "STEP", 2),
             (tablestore, "Image", Noting),
         ):
