@@ -6,7 +6,7 @@ all sources reads them all.
 
 Memory: what changes between two readings is one set, and neighbouring sets are merged as in a binary counter, so that
 there are at most about twice as many entries as there are subjects, and as few sets as the logarithm of that. A log
-that mostly holds subjects that are gone forgets its oldest set; who has not read since is told to read all again.
+that holds many subjects that are gone forgets its older sets; who has not read since is told to read all again.
 Nothing is remembered of a domain that nobody has ever asked for.
 """
 
@@ -30,8 +30,8 @@ HISTORY = "history"
 FAILURE = "failure"
 DOMAINS = (*SUBJECTS, SOURCE, HISTORY, FAILURE)
 
-FEW = 4096
-"""A log of at most so many entries is not worth looking for subjects that are gone."""
+FEW = 1024
+"""So many subjects that are gone may be remembered, and a quarter of all, where there are more."""
 
 
 class Subject(Protocol):
@@ -120,20 +120,21 @@ class ChangeLog:
         self._sets.append((newer, older))
 
     def trim(self) -> None:
-        """Forget everything if most of it is about subjects that are gone. Call it now and then."""
+        """Forget what is about too many subjects that are gone. Call it now and then."""
         if len(self) < self._check_at:
             return
         if self._open:
             self._close()
-        while len(self._sets) > 1:
-            self._merge()
-        stamp, entries = self._sets[0]
-        living = sum(subject.alive for subject in entries)
-        if living * 2 < len(entries):
-            self.floor = stamp
-            self._sets.clear()
-            living = 0
-        self._check_at = max(FEW, 4 * living)
+        sets = self._sets
+        while sets:
+            gone = [sum(not subject.alive for subject in entries) for _, entries in sets]
+            if sum(gone) <= max(FEW, len(self) // 4):
+                break
+            # Who reads all the time has read all but the newest set.
+            last = len(sets) - 1 if len(sets) > 1 else 1
+            self.floor = sets[last - 1][0]
+            del sets[:last]
+        self._check_at = len(self) + max(FEW, len(self) // 4)
 
 
 class Domains:
