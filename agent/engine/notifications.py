@@ -28,7 +28,7 @@ from agent.engine.notifications_pdu import (
     discovery,
     trap_v1,
 )
-from agent.engine.notifications_queue import BURST, RATE, Item, NotificationCounters, Queue
+from agent.engine.notifications_queue import BURST, RATE, Item, NotificationCounters, Queue, losses
 from agent.engine.notifications_session import (
     REPORT_NOT_IN_TIME,
     REPORT_UNKNOWN_ENGINE,
@@ -62,6 +62,8 @@ WINDOW = 4
 """Informs that one target has not answered yet; the next wait in its queue."""
 MAX_OUTSTANDING = 128
 MAX_ENGINES = 256
+SUMMARY = 60.0
+"""Seconds between two lines of the log that say what was lost."""
 MAX_SYNCS = 3
 """Messages that one try of an inform may need to learn the receiver's engine ID and clock."""
 
@@ -100,6 +102,8 @@ class NotificationOriginator:
         self._wire: NotificationWire | None = None
         self._sockets: NotificationSockets | None = None
         self._last_request_id = 0
+        self._summary_at = time.monotonic() + SUMMARY
+        self._lost: dict[str, int] = {}
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -141,16 +145,6 @@ class NotificationOriginator:
         if self._wire is not None:
             self._wire.close()
         self._wire = self._usm = None
-
-    @property
-    def unexpected(self) -> int:
-        """Datagrams that answered nothing: late, doubled, malformed or from elsewhere."""
-        return self._wire.unexpected if self._wire is not None else 0
-
-    @property
-    def forged(self) -> int:
-        """Answers with a wrong digest, community or time."""
-        return self._wire.forged if self._wire is not None else 0
 
     # -- what is told ---------------------------------------------------------------------------------------
 
@@ -217,7 +211,7 @@ class NotificationOriginator:
     async def _build(self, usm: Usm) -> None:
         """Make the wire when it is first needed, and beside the answers: pysnmp takes a third of a second."""
         try:
-            self._wire = await asyncio.to_thread(_new_wire, usm, self._transmit)
+            self._wire = await asyncio.to_thread(_new_wire, usm, self._transmit, self.counters)
         except Exception:
             # notifications are lost then, but managers are answered on
             log.exception("pysnmp cannot be set up; no notification is sent")
@@ -473,12 +467,19 @@ class NotificationOriginator:
         now = time.monotonic()
         if self._wire is not None:
             self._wire.tick(now)
+        if now >= self._summary_at:
+            self._summary_at = now + SUMMARY
+            text = losses(self.counters, self._lost)
+            if text:
+                log.warning("notifications of the last %g seconds: %s", SUMMARY, text)
         for key, queue in list(self._queues.items()):
             if not queue.items and not queue.outstanding and now - queue.at > BURST / RATE:
                 del self._queues[key]
 
 
-def _new_wire(usm: Usm, transmit: Callable[[bytes, Address], None]) -> NotificationWire:
+def _new_wire(
+    usm: Usm, transmit: Callable[[bytes, Address], None], counters: NotificationCounters
+) -> NotificationWire:
     from agent.engine.notifications_wire import NotificationWire
 
-    return NotificationWire(usm, transmit)
+    return NotificationWire(usm, transmit, counters)

@@ -39,6 +39,10 @@ class NotificationCounters:
     """Answered, but with an error."""
     informs_timed_out: int = 0
     send_errors: int = 0
+    unexpected_answers: int = 0
+    """Late, doubled, malformed, or from where nothing was asked."""
+    forged_answers: int = 0
+    """With a wrong digest, community or time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +67,26 @@ class Queue:
     outstanding: int = 0
     credit: float = BURST
     at: float = 0.0
+
+
+TEXTS = {
+    "dropped": "not sent because too many waited",
+    "unusable": "not sent because the target's user or community lacks",
+    "too_big": "larger than their target takes",
+    "untranslatable": "without a form in SNMPv1",
+    "send_errors": "that could not be sent",
+    "informs_timed_out": "that nobody acknowledged",
+    "informs_refused": "that their target refused",
+    "forged_answers": "acknowledged by a forger",
+}
+
+
+def losses(counters: NotificationCounters, before: dict[str, int]) -> str:
+    """What has been lost since `before`, which is brought up to date; empty when nothing was."""
+    now = {name: getattr(counters, name) for name in TEXTS}
+    text = "; ".join(f"{now[n] - before.get(n, 0)} {TEXTS[n]}" for n in now if now[n] > before.get(n, 0))
+    before.update(now)
+    return text
 
 
 class TrapLimit:

@@ -30,6 +30,7 @@ from agent.engine import messages, usm_crypto
 from agent.engine import pdu as pdus
 from agent.engine.messages import V1, V2C, V3, V3Frame
 from agent.engine.notifications_pdu import INFORM, TRAP_V1, TRAP_V2
+from agent.engine.notifications_queue import NotificationCounters
 from agent.engine.notifications_session import REPORT_UNKNOWN_ENGINE, Answer, Session, TooLarge
 from agent.engine.targets import TRANSPORT_UDP_V6, UDP_V4, Address
 from agent.engine.usm import Usm
@@ -51,8 +52,11 @@ NEVER = 1 << 30
 class NotificationWire:
     """Sends PDUs and takes in answers. `transmit` puts a datagram on its way."""
 
-    def __init__(self, usm: Usm, transmit: Callable[[bytes, Address], None]) -> None:
+    def __init__(
+        self, usm: Usm, transmit: Callable[[bytes, Address], None], counters: NotificationCounters
+    ) -> None:
         self._usm = usm
+        self.counters = counters
         self._engine = SnmpEngine(maxMessageSize=usm.max_size)
         (identity,) = self._engine.get_mib_builder().import_symbols("__SNMP-FRAMEWORK-MIB", "snmpEngineID")
         identity.syntax = identity.syntax.clone(OctetString(usm.engine_id))
@@ -68,8 +72,6 @@ class NotificationWire:
         self.max_size = 0
         self._too_large = 0
         self.opened: _Opened | None = None
-        self.unexpected = 0
-        self.forged = 0
 
     def close(self) -> None:
         """Forget what is waited for."""
@@ -156,7 +158,7 @@ class NotificationWire:
         except (ber.BerError, UsmDecryptionError):
             self.opened = None
         if self.opened is None:
-            self.unexpected += 1
+            self.counters.unexpected_answers += 1
             return
         session = self.opened.session
         try:
@@ -164,7 +166,7 @@ class NotificationWire:
             self._engine.message_dispatcher.receive_message(self._engine, domain, session.address, data)
         except Exception as problem:
             # pysnmp's decoder is another than ours: whatever it dislikes is no answer
-            self.unexpected += 1
+            self.counters.unexpected_answers += 1
             log.debug("answer from %s dropped: %s", address, type(problem).__name__)
         finally:
             self.opened = None
@@ -179,7 +181,7 @@ class NotificationWire:
         if session is None or not _same_place(session.address, address):
             return None
         if not hmac.compare_digest(message.community, session.community):
-            self.forged += 1
+            self.counters.forged_answers += 1
             return None
         return _Opened(session, b"", b"")
 
@@ -197,11 +199,11 @@ class NotificationWire:
         if frame.level > session.level or len(frame.auth) != usm_crypto.auth_size(user):
             return None
         if not usm_crypto.verify(user, data, frame.auth_at, frame.auth):
-            self.forged += 1
+            self.counters.forged_answers += 1
             return None
         if remote.is_late(frame.boots, frame.time, now):
             # authentic, but of another time: a replay
-            self.forged += 1
+            self.counters.forged_answers += 1
             return None
         remote.learn(frame.boots, frame.time, now)
         octets = data[frame.data : frame.end]

@@ -20,7 +20,7 @@ from agent.engine import messages, notifications, usm_crypto
 from agent.engine import pdu as pdus
 from agent.engine.agent import SnmpAgent
 from agent.engine.counters import EngineCounters
-from agent.engine.notifications_queue import BURST, RATE, NotificationCounters, TrapLimit
+from agent.engine.notifications_queue import BURST, RATE, NotificationCounters, TrapLimit, losses
 from agent.engine.notifications_session import Answer, RemoteEngine, Session
 from agent.engine.notifications_wire import NotificationWire
 from agent.engine.state import EngineState
@@ -175,7 +175,7 @@ def test_a_forged_or_malformed_answer_acknowledges_nothing(
             async with sending(tmp_path, text) as agent:
                 await until(lambda: told(agent).informs_timed_out == 1)
                 assert told(agent).informs_acknowledged == 0
-                assert agent.notifications.unexpected >= 2
+                assert told(agent).unexpected_answers >= 2
 
     asyncio.run(scenario())
 
@@ -194,7 +194,7 @@ def test_an_answer_from_another_port_acknowledges_nothing(tmp_path: Path) -> Non
                     )
                     await until(lambda: told(agent).informs_timed_out == 1)
                     assert told(agent).informs_acknowledged == 0
-                    assert agent.notifications.unexpected == 1
+                    assert told(agent).unexpected_answers == 1
 
     asyncio.run(scenario())
 
@@ -214,7 +214,7 @@ def test_a_doubled_and_a_late_answer_count_once(tmp_path: Path) -> None:
             text = v2c(receiver.port, "inform = true", "timeout = 0.2")
             async with sending(tmp_path, text) as agent:
                 await until(lambda: told(agent).informs_acknowledged == 1)
-                await until(lambda: agent.notifications.unexpected == 2)
+                await until(lambda: told(agent).unexpected_answers == 2)
                 assert told(agent).informs_retried == 1
                 assert len(receiver.heard) == 2
 
@@ -290,8 +290,8 @@ def test_a_forged_clock_moves_nothing(tmp_path: Path) -> None:
                 await until(lambda: told(agent).informs_timed_out == 1)
                 assert told(agent).informs_acknowledged == 1
                 assert (remote.engine_id, remote.boots, remote.latest) == before
-                assert agent.notifications.forged >= 2
-                assert agent.notifications.unexpected >= 6
+                assert told(agent).forged_answers >= 2
+                assert told(agent).unexpected_answers >= 6
                 engine.mute, engine.lie = False, None
                 agent.notify(EVENT, NAME)
                 await until(lambda: told(agent).informs_acknowledged == 2)
@@ -305,7 +305,7 @@ def test_no_octet_of_an_authentic_answer_can_be_changed(level: int) -> None:
     engine = Engine()
     usm = Usm(EngineState(b"\x80\x00\x7e\xd9\x05own", 1), 65507, EngineCounters())
     sent: list[bytes] = []
-    wire = NotificationWire(usm, lambda data, address: sent.append(data))
+    wire = NotificationWire(usm, lambda data, address: sent.append(data), NotificationCounters())
     answers: list[Answer] = []
     address = Address("192.0.2.1", 162)
     remote = RemoteEngine(engine.usm.engine_id, 3, 0, time.monotonic())
@@ -325,11 +325,11 @@ def test_no_octet_of_an_authentic_answer_can_be_changed(level: int) -> None:
     wire.receive(sent[0], address)
     assert answers == []
     assert (remote.boots, remote.latest) == clock
-    assert wire.unexpected == 4 * len(right) + 4
+    assert wire.counters.unexpected_answers == 4 * len(right) + 4
     wire.receive(right, address)
     wire.receive(right, address)
     assert [(answer.status, answer.report) for answer in answers] == [(0, None)]
-    assert wire.unexpected == 4 * len(right) + 5
+    assert wire.counters.unexpected_answers == 4 * len(right) + 5
     wire.close()
 
 
@@ -337,16 +337,16 @@ def test_no_octet_of_an_authentic_answer_can_be_changed(level: int) -> None:
 @given(st.binary(max_size=200))
 def test_no_datagram_makes_the_wire_raise(data: bytes) -> None:
     wire = _wire()
-    before = wire.unexpected
+    before = wire.counters.unexpected_answers
     for octets in (data, b"\x30" + ber.length(len(data)) + data):
         wire.receive(octets, Address("192.0.2.1", 162))
-    assert wire.unexpected == before + 2
+    assert wire.counters.unexpected_answers == before + 2
 
 
 @functools.cache
 def _wire() -> NotificationWire:
     usm = Usm(EngineState(b"\x80\x00\x7e\xd9\x05own", 1), 65507, EngineCounters())
-    return NotificationWire(usm, lambda data, address: None)
+    return NotificationWire(usm, lambda data, address: None, NotificationCounters())
 
 
 def test_a_receiver_that_always_is_another_engine_ends_with_its_retries(tmp_path: Path) -> None:
@@ -584,6 +584,16 @@ def test_a_target_that_is_the_agent_itself_makes_no_storm(tmp_path: Path) -> Non
             assert agent.counters.in_pkts > 6
 
     asyncio.run(scenario())
+
+
+def test_losses_are_told_once() -> None:
+    counters, before = NotificationCounters(), {}
+    assert losses(counters, before) == ""
+    counters.dropped, counters.informs_timed_out, counters.filtered = 3, 2, 9
+    assert losses(counters, before) == "3 not sent because too many waited; 2 that nobody acknowledged"
+    assert losses(counters, before) == ""
+    counters.dropped = 4
+    assert losses(counters, before) == "1 not sent because too many waited"
 
 
 def test_the_limit_of_traps() -> None:
