@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from bench.figures import Figure, table
-from bench.snmp import build, memory, refresh, speed, start
+from bench.snmp import beside, build, memory, refresh, speed, start
 from bench.snmp.processes import OTHER, SERVER
 
 BENCHES: dict[str, Callable[[int], list[Figure]]] = {
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[int], list[Figure]]] = {
     "refresh": refresh.measure,
     "start": start.measure,
     "memory": memory.measure,
+    "beside": beside.measure,
 }
 
 

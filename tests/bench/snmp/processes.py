@@ -70,7 +70,9 @@ class Agent:
 
 
 @contextlib.contextmanager
-def _running(name: str, command: Sequence[str], rows: int, folder: Path, port: int = 0) -> Iterator[Agent]:
+def _running(
+    name: str, command: Sequence[str], rows: int, folder: Path, port: int = 0, pinned: bool = True
+) -> Iterator[Agent]:
     log = folder / "log"
     environment = {
         **os.environ,
@@ -92,7 +94,8 @@ def _running(name: str, command: Sequence[str], rows: int, folder: Path, port: i
         )
     agent = Agent(name, process, port, rows, log)
     try:
-        os.sched_setaffinity(process.pid, {SERVER})
+        if pinned:
+            os.sched_setaffinity(process.pid, {SERVER})
         said = agent.line("ready")
         if len(said) > 1:
             agent.port = int(said[1])
@@ -104,23 +107,26 @@ def _running(name: str, command: Sequence[str], rows: int, folder: Path, port: i
 
 
 @contextlib.contextmanager
-def ours(rows: int, module: str = "serve", *arguments: str) -> Iterator[Agent]:
-    """Our agent with the bench's table, or another module of this package that serves something else."""
+def ours(rows: int, module: str = "serve", pinned: bool = True) -> Iterator[Agent]:
+    """Our agent with the bench's table, or another module of this package that serves something else.
+
+    `pinned`: on the core where agents are measured, else on any.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-snmp-") as place:
-        command = [sys.executable, "-m", f"bench.snmp.{module}", str(rows), place, *arguments]
-        with _running("our agent", command, rows, Path(place)) as agent:
+        command = [sys.executable, "-m", f"bench.snmp.{module}", str(rows), place]
+        with _running("our agent", command, rows, Path(place), pinned=pinned) as agent:
             yield agent
 
 
 @contextlib.contextmanager
-def theirs(rows: int) -> Iterator[Agent]:
+def theirs(rows: int, pinned: bool = True) -> Iterator[Agent]:
     """net-snmp's agent with the bench's table."""
     with tempfile.TemporaryDirectory(prefix="bench-snmp-") as place:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
         command = [str(build.peer()), str(port), str(rows)]
-        with _running("net-snmp's agent", command, rows, Path(place), port) as agent:
+        with _running("net-snmp's agent", command, rows, Path(place), port, pinned) as agent:
             yield agent
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.snmp.table import Rows, binding
 
+from agent import memory
 from agent.config import parse_config
 from agent.engine.agent import SnmpAgent
 from agent.engine.loop import ServingLoop
@@ -60,11 +61,22 @@ async def obey(
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    collector = memory.Policy()
+    collector.start()
+    second_hand = asyncio.create_task(tick(collector))
     while line := await lines.readline():
         word = line.decode().strip()
         answer = f"memory {resident_kilobytes()}" if word == "memory" else on_word(word)
         if answer is not None:
             print(answer, flush=True)
+    second_hand.cancel()
+
+
+async def tick(collector: memory.Policy) -> None:
+    """What the daemon does once a second."""
+    while True:
+        await asyncio.sleep(1.0)
+        collector.tick()
 
 
 async def serve(rows: int, folder: Path) -> None:
