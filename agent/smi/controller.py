@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from agent.smi import ber, keys
@@ -78,6 +78,7 @@ class Controller:
         self._background = Background()
         self._contexts: dict[str, ContextStore] = {}
         self._attending: asyncio.TimerHandle | None = None
+        self._preparing = False
         self._writing = asyncio.Lock()
         self.add_context("", model)
 
@@ -107,15 +108,24 @@ class Controller:
         del self._contexts[name]
 
     def prepare(self) -> None:
-        """Bring large tables of all contexts up to date before they are asked for (ContextStore.prepare)."""
-        for context in self._contexts.values():
-            context.prepare()
+        """Bring large tables of all contexts up to date before they are asked for (ContextStore.preparing)."""
+        for _ in self._prepare():
+            pass
 
     def attend(self) -> None:
-        """Prepare now and again and again in the running event loop, until `leave`."""
+        """Prepare now and again and again in the running event loop, a table at a time, until `leave`."""
         self.leave()
-        self.prepare()
+        if not self._preparing:
+            self._preparing = True
+            self._background.start(self._prepare())
         self._attending = asyncio.get_running_loop().call_later(ATTEND_INTERVAL, self.attend)
+
+    def _prepare(self) -> Iterator[None]:
+        try:
+            for context in list(self._contexts.values()):
+                yield from context.preparing()
+        finally:
+            self._preparing = False
 
     def leave(self) -> None:
         """Stop to attend."""

@@ -157,6 +157,8 @@ class _OidPart(_Part):
         value = numbers[position : position + size]
         if len(value) != size or size < self.least:
             raise BadIndex(f"{self.name}: no object identifier")
+        # what cannot be encoded (1.99, 3.1) would make a row that nobody ever sees
+        self.encode(tuple(value), [])
         return tuple(value), position + size
 
 

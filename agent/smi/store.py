@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
@@ -282,8 +282,9 @@ class ContextStore:
             made = VolatileStore if leaf.binding.volatile else ColumnStore
             self.stores.append(made(leaf, table))
 
-    def prepare(self) -> None:
-        """Bring tables with subjects up to date before anybody asks, in slices where they are large.
+    def preparing(self) -> Iterator[None]:
+        """One table at a time: bring tables with subjects up to date before anybody asks, in slices where they
+        are large.
 
         Of other contexts than the default one only if somebody has ever asked there.
         """
@@ -296,6 +297,7 @@ class ContextStore:
                 except ReadError:
                     continue  # counted and logged; who asks gets genErr
                 store.look()
+                yield
 
 
 def read_scalar(scalar: BoundScalar, model: Any, counters: SmiCounters) -> bytes | None:

@@ -519,7 +519,7 @@ def test_attending_follows_without_being_asked(monkeypatch: pytest.MonkeyPatch) 
         controller = made(model)
         controller.attend()
         try:
-            assert model.reads == 1
+            await until(lambda: model.reads == 1)
             model.add(Subject(77))
             gauge = store(controller)
             assert isinstance(gauge, ColumnStore)
