@@ -28,7 +28,10 @@ class ValueReader(TomlReader):
         parts = text.strip().lstrip(".").split(".")
         if not all(part.isdigit() and int(part) < 2**32 for part in parts) or len(parts) > 128:
             raise self.fault(where, f"{text!r} is no OID", 'write numbers with dots, "1.3.6.1"')
-        return tuple(map(int, parts))
+        oid = tuple(map(int, parts))
+        if oid[0] > 2 or (oid[0] < 2 and oid[1:2] > (39,)):
+            raise self.fault(where, f"{text!r} is no OID", "begin with 0 to 2, then 0 to 39")
+        return oid
 
     def networks(self, table: dict[str, Any], where: Where) -> tuple[Network, ...]:
         found = []

@@ -109,6 +109,11 @@ FAULTS = {
         "community[1].versions: 'v3' is not known",
     ),
     "[[view]]\nname = 'v'": (1, "view[1]: view 'v' is empty"),
+    "[[view]]\nname = 'v'\ninclude = ['1.40.1']": (
+        3,
+        "view[1].include: '1.40.1' is no OID; begin with 0 to 2",
+    ),
+    "[[view]]\nname = 'v'\ninclude = ['3']": (3, "view[1].include: '3' is no OID; begin with 0 to 2"),
     "[[view]]\nname = 'v'\ninclude = ['1.a']": (3, "view[1].include: '1.a' is no OID"),
     "[[access]]\ngroup = 'g'\nread = 'v'": (3, "access[1].read: no view 'v'; use one of [[view]], none yet"),
     f"{VIEW}[[access]]\ngroup = 'g'\nlevel = 'authNoPriv'\nwrite = 'all'": (

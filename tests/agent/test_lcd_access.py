@@ -447,6 +447,18 @@ def test_the_spin_lock(agent: Running) -> None:
     assert agent.agent.access_tables.views.get((b"v", (1, 3))) is not None
 
 
+@pytest.mark.parametrize("subtree", ["3.1", "1.40", "2", "1"])
+def test_subtrees_that_are_no_oid_make_no_row(agent: Running, subtree: str) -> None:
+    parts = subtree.split(".")
+    view = f"{VACM}.5.2.1.6.1.118.{len(parts)}.{subtree}"
+    said = snmp("snmpset", ADMIN, agent.endpoint(), view, "i", "4")
+    if subtree in ("1", "2"):
+        assert snmp("snmpget", ADMIN, agent.endpoint(), view) == f".{view} 1\n"
+    else:
+        assert "noCreation" in said
+        assert not [row for row in agent.agent.access_tables.views.rows() if row.index[0] == b"v"]
+
+
 def test_one_pdu_that_fails_in_the_middle_changes_nothing(agent: Running, tmp_path: Path) -> None:
     good = [f"{VACM}.5.2.1.6.1.{97 + n}.2.1.3" for n in range(5)]
     arguments = [word for oid in good for word in (oid, "i", "4")]
