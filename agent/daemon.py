@@ -15,7 +15,7 @@ from agent.engine.agent import SnmpAgent
 from agent.engine.state import write_text
 from agent.gateway.indexes import IndexRegistry
 from agent.gateway.model import Gateway, GatewaySettings
-from agent.slices import in_slices
+from agent.gateway.steps import in_slices
 from agent.smi.bindings import ModuleBinding
 from agent.sources.settings import SettingsError, ViciSettings, parse_gateway, parse_source
 from agent.sources.vici import ViciSource

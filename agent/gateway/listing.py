@@ -132,10 +132,11 @@ class Listing:
             for child, _ in part.children:
                 listed.add(child.key)
             yield None
-        for key, ike in list(feed.ike.items()):
-            yield ike if key not in merged else None
-        for child_key, sa in list(feed.children.items()):
-            yield sa if child_key not in listed else None
+        # copies of the keys alone: no pair is made for each, which the collector would look at again and again
+        for key in list(feed.ike):
+            yield feed.ike.get(key) if key not in merged else None
+        for child_key in list(feed.children):
+            yield feed.children.get(child_key) if child_key not in listed else None
 
     def _gone(self, merged: dict[tuple[int, int], Heard]) -> Iterator[IkeSa | ChildSa | None]:
         feed = self.feed

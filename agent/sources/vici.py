@@ -17,7 +17,7 @@ from agent.gateway.counters import CHILD_COUNTS, IKE_COUNTS
 from agent.gateway.feed import Feed
 from agent.gateway.listing import Heard
 from agent.gateway.source import CommandError, SourceStatus
-from agent.slices import in_slices
+from agent.gateway.steps import in_slices
 from agent.sources import vici_records as read
 from agent.sources.settings import ViciSettings
 from agent.sources.vici_listing import ListingReader

@@ -13,7 +13,7 @@ from typing import Any
 
 from vici.protocol import Message
 
-from agent.slices import at_once
+from agent.gateway.steps import at_once
 
 Section = dict[str, Any]
 """A decoded message: str keys; values are str, list[str] or again a Section."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from vici.protocol import Packet
 
-from agent.slices import in_slices
+from agent.gateway.steps import in_slices
 from agent.sources import vici_message
 from agent.sources.vici_message import MalformedMessage, Section
 

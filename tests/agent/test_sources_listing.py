@@ -15,7 +15,7 @@ from vici.protocol import FiniteStream, Message
 
 from agent.gateway.listing import Heard
 from agent.gateway.records import ChildRecord, IkeRecord
-from agent.slices import at_once, in_slices
+from agent.gateway.steps import at_once, in_slices
 from agent.sources import vici_records as read
 from agent.sources.vici_listing import ListingReader
 from agent.sources.vici_message import MalformedMessage, decode, decoding
