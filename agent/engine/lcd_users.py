@@ -103,7 +103,7 @@ def _values(user: LocalUser, networks: Iterable[Network]) -> dict[str, Any]:
 
 
 def _user(row: LcdRow) -> LocalUser:
-    networks = [ipaddress.ip_network(text) for text in (row["networks"] or b"").decode().split()]
+    networks = _networks(row["networks"])
     return LocalUser(
         row.index[1],
         _AUTH[row["usmUserAuthProtocol"]],
@@ -114,6 +114,10 @@ def _user(row: LcdRow) -> LocalUser:
     )
 
 
+def _networks(texts: bytes) -> list[Network]:
+    return [ipaddress.ip_network(text) for text in texts.decode().split()]
+
+
 def _judge(table: LcdTable, index: IndexValues, before: StoredRow | None, after: StoredRow | None) -> None:
     try:
         index[1].decode()
@@ -122,6 +126,8 @@ def _judge(table: LcdTable, index: IndexValues, before: StoredRow | None, after:
         raise SetError("noCreation", "usmUserName is not UTF-8") from None
     if after is not None and not after.values.keys() >= _DEFAULTS.keys():
         raise SetError("inconsistentValue", "columns are missing")
+    if after is not None:
+        _networks(after.values["networks"])
     for name, known in (("usmUserAuthProtocol", _AUTH), ("usmUserPrivProtocol", _PRIV)):
         if after is not None and after.values[name] not in known:
             raise SetError("wrongValue", "the protocol is not known", name)
@@ -164,7 +170,8 @@ class UserWriter:
             if name not in values:
                 continue
             who = requester.get()
-            if who is None or who.model != USM or who.name.encode() != index[1]:
+            if who is None or who.model != USM or who.level == 1 or who.name.encode() != index[1]:
+                # at noAuthNoPriv anybody can say that he is the user
                 raise SetError("noAccess", "only the user itself may", name)
             if before is not None and not before.is_active:
                 raise SetError("inconsistentValue", "the user is not active", name)

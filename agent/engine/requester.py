@@ -7,13 +7,16 @@ from typing import Protocol
 
 
 class Principal(Protocol):
-    """securityModel (1, 2, 3) and securityName of a requester."""
+    """securityModel (1, 2, 3), securityName and securityLevel (1, 2, 3) of a requester."""
 
     @property
     def model(self) -> int: ...
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def level(self) -> int: ...
 
 
 requester: ContextVar[Principal | None] = ContextVar("requester", default=None)

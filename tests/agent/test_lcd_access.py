@@ -20,6 +20,7 @@ from agent.engine.epoch import Epoch
 from agent.engine.lcd import Lcd
 from agent.engine.lcd_access import AccessTables
 from agent.engine.lcd_users import UserTable
+from agent.engine.usm_crypto import LocalUser
 from agent.smi.errors import SetError
 
 SYSTEM = "1.3.6.1.2.1.1"
@@ -132,6 +133,14 @@ def test_names_must_be_text(tables: Tables) -> None:
     assert tables.family(b"v", (1, 3), mask=b"\xff\xfe") == ""
 
 
+USER = {
+    "usmUserAuthProtocol": "1.3.6.1.6.3.10.1.1.1",
+    "usmUserPrivProtocol": "1.3.6.1.6.3.10.1.2.1",
+    **dict.fromkeys(("usmUserPublic", "networks"), "x"),
+    **dict.fromkeys(("authKey", "privKey"), "k"),
+}
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -140,6 +149,8 @@ def test_names_must_be_text(tables: Tables) -> None:
         {"vacmViewTreeFamilyTable": [[["x67", "1.3"], "active", {"vacmViewTreeFamilyType": 1}]]},
         {"usmUserTable": [[["x8000000001", "x67"], "active", {"authKey": "k00"}]]},
         {"usmUserTable": [[["x8000000001", "xff"], "notReady", {}]]},
+        {"usmUserTable": [[["x8000000001", "x67"], "active", {**USER, "networks": "x67"}]]},
+        {"usmUserTable": [[["x8000000001", "x67"], "active", {**USER, "usmUserPrivProtocol": "1.3"}]]},
     ],
 )
 def test_rows_of_a_file_that_no_set_would_have_made(tmp_path: Path, rows: dict[str, Any]) -> None:
@@ -149,6 +160,16 @@ def test_rows_of_a_file_that_no_set_would_have_made(tmp_path: Path, rows: dict[s
     UserTable(lcd, lambda: None)
     with pytest.raises(lcds.LcdError, match=r"damaged \(row 1 of \w+ makes no sense\)"):
         lcd.load()
+
+
+def test_a_whole_row_of_a_file_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "lcd.json").write_text(
+        lcds._file({"usmUserTable": [[["x8000000001", "x67"], "active", USER]]})
+    )
+    lcd = Lcd(tmp_path, Epoch())
+    users = UserTable(lcd, lambda: None)
+    lcd.load()
+    assert users.users() == {(b"\x80\0\0\0\x01", b"g"): LocalUser(b"g")}
 
 
 ROLES = """

@@ -38,6 +38,7 @@ TEMPLATES = (
 class Who:
     model: int
     name: str
+    level: int = 3
 
 
 class Table:
@@ -232,7 +233,7 @@ def test_own_keys_are_the_users_own_affair(table: Table) -> None:
     assert table.set(b"new", me, OwnAuthKeyChange=value) == "inconsistentValue OwnAuthKeyChange"
     assert table.set(b"new", AuthKeyChange=value, Status=1) == ""
     own = key_change_value("SHA-256", new, bytes(32), b"\x01" * 32)
-    for who in (other, Who(2, "new"), Who(1, "new"), None):
+    for who in (other, Who(2, "new"), Who(1, "new"), Who(3, "new", 1), None):
         assert table.set(b"new", who, OwnAuthKeyChange=own) == "noAccess OwnAuthKeyChange"
         assert table.set(b"new", who, OwnPrivKeyChange=own) == "noAccess OwnPrivKeyChange"
     assert (
