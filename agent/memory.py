@@ -19,12 +19,12 @@ import gc
 import time
 from collections.abc import Callable
 
-YOUNG = (2000, 5, 2**31 - 1)
-"""gc.set_threshold: passes over at most some 2,000 and 12,000 objects, 1 and 4 ms; full ones never by themselves."""
+YOUNG = (1000, 4, 2**31 - 1)
+"""gc.set_threshold: passes over at most some 1,000 and 5,000 objects, 1 and 2 ms; full ones never by themselves."""
 INTERVAL = 30.0
 """Seconds between two full passes over what is not frozen."""
-MANY = 2
-"""Passes over the middle generation, each of at most some 12,000 objects that stay, after which those are frozen."""
+MANY = 4
+"""Passes over the middle generation, each of at most some 5,000 objects that stay, after which those are frozen."""
 
 
 class Policy:

@@ -26,12 +26,11 @@ from agent.engine.loop import ServingLoop
 from agent.gateway.model import Gateway
 from agent.gateway.records import ChildRecord, IkeRecord
 from agent.gateway.selectors import Selector
+from agent.gateway.steps import in_slices
 from agent.smi import ber
 from mibs.loader import load
 
 OURS = IPv4Address("10.0.0.1")
-SLICE = 0.002
-"""Seconds between two looks at what else there is to do, while a listing is taken in."""
 NETWORK = Selector(ip_address("10.1.0.0"), ip_address("10.1.0.255"))
 
 
@@ -103,12 +102,7 @@ async def refresh(gateway: Gateway, records: list[IkeRecord], done: list[int]) -
     feed = gateway.feeds["bench"]
     while True:
         token = feed.begin_listing()
-        steps = feed.applying(token, changed(records, done[0] + 1))
-        until = time.perf_counter() + SLICE
-        for _ in steps:
-            if time.perf_counter() >= until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + SLICE
+        await in_slices(feed.applying(token, changed(records, done[0] + 1)))
         done[0] += 1
         await asyncio.sleep(0)
 
