@@ -43,6 +43,8 @@ BACKLOG_DATAGRAM = 16384
 """Larger datagrams are dropped while there is a backlog: it is bounded in memory as in number."""
 SLICE = 0.002
 """Seconds that answering a backlog may take before others get their turn."""
+REMEMBERED = 64
+"""Closed sockets for which an answer may still find another way."""
 MAX_DATAGRAM = 65535
 DOMAIN_V4 = (1, 3, 6, 1, 6, 1, 1)
 """snmpUDPDomain (RFC 3417)."""
@@ -91,6 +93,8 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         """What waits to be answered; empty but in a flood."""
         self._endpoints: dict[int, _Endpoint] = {}
         self._next = 0
+        self._left: dict[int, tuple[str, int]] = {}
+        """Where the sockets were bound that were closed last, by number."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick: asyncio.TimerHandle | None = None
         self.flooded = False
@@ -182,6 +186,9 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         if leaving:
             self._endpoints[number].finish()
         endpoint = self._endpoints.pop(number)
+        self._left[number] = endpoint.bound_to
+        if len(self._left) > REMEMBERED:
+            del self._left[next(iter(self._left))]
         endpoint.closed = True
         if self._loop is not None and not self._loop.is_closed():
             if isinstance(self._loop, ServingLoop):
@@ -199,11 +206,34 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
     def send(self, data: bytes, peer: Peer) -> None:
         """Send an answer; what cannot be sent is dropped and counted, as UDP itself would."""
         endpoint = self._endpoints.get(peer.endpoint)
-        if endpoint is None:
+        if endpoint is not None:
+            endpoint.send(data, peer.address, peer.answer_from)
+            return
+        # a SET that was made before a reload took its socket away
+        heir = self._heir(self._left.get(peer.endpoint), peer)
+        if heir is None:
             self.send_errors += 1
             log.debug("answer to %s not sent: nothing listens there any more", peer.host)
         else:
-            endpoint.send(data, peer.address, peer.answer_from)
+            heir[0].send(data, peer.address, heir[1])
+
+    def _heir(self, left: tuple[str, int] | None, peer: Peer) -> tuple[_Endpoint, bytes] | None:
+        """Who listens now where a closed socket was bound, and the address to answer from."""
+        if left is None:
+            return None
+        host, port = left
+        ipv6 = ":" in host
+        asked = peer.answer_from[: 16 if ipv6 else 4]
+        if not asked:
+            asked = socket.inet_pton(socket.AF_INET6 if ipv6 else socket.AF_INET, host.partition("%")[0])
+        for endpoint in self._endpoints.values():
+            if endpoint.address.is_ipv6 != ipv6 or endpoint.sock.getsockname()[1] != port:
+                continue
+            if endpoint.everywhere:
+                return endpoint, peer.answer_from or asked + bytes(4 if ipv6 else 0)
+            if endpoint.is_at(asked):
+                return endpoint, b""
+        return None
 
     def _on_tick(self) -> None:
         assert self._loop is not None
@@ -239,7 +269,8 @@ class _Endpoint:
         self.number = number
         self.closed = False
         self._transport = transport
-        self._everywhere = sock.getsockname()[0] in ("0.0.0.0", "::")  # noqa: S104
+        self.bound_to: tuple[str, int] = sock.getsockname()[:2]
+        self.everywhere = self.bound_to[0] in ("0.0.0.0", "::")  # noqa: S104
         self._quota = 1
         self._full = 0
 
@@ -249,7 +280,7 @@ class _Endpoint:
         if transport.flooded:
             self._sort()
             return
-        if self._everywhere:
+        if self.everywhere:
             self._readable_everywhere()
             return
         # the same without a function for each step: this is where most requests go through
@@ -287,6 +318,11 @@ class _Endpoint:
                 return
         self._there_may_be_more()
 
+    def is_at(self, address: bytes) -> bool:
+        """Whether it is bound to this packed address."""
+        family = socket.AF_INET6 if self.address.is_ipv6 else socket.AF_INET
+        return socket.inet_pton(family, self.bound_to[0].partition("%")[0]) == address
+
     def finish(self) -> None:
         """Answer what has come, before the socket is closed."""
         # With itself as its only peer it takes nothing more, and the kernel looks for another socket: one bound
@@ -320,7 +356,7 @@ class _Endpoint:
             self._quota = min(2 * self._quota, DRAIN)
 
     def _receive(self) -> tuple[bytes, tuple[Any, ...], bytes]:
-        if not self._everywhere:
+        if not self.everywhere:
             data, address = self.sock.recvfrom(MAX_DATAGRAM)
             return data, address, b""
         data, ancillary, _, address = self.sock.recvmsg(MAX_DATAGRAM, 256)

@@ -16,6 +16,7 @@ from agent.engine.pdu import GET, GETBULK, RESPONSE
 RELOADS = 50
 SECRETS = ("reload-authentication", "reload-privacy", "reload-reader")
 NAME = (1, 3, 6, 1, 2, 1, 1, 5, 0)
+CONTACT = "1.3.6.1.2.1.1.4.0"
 DOTTED_NAME = ".".join(map(str, NAME))
 USER = f"""[[user]]
 name = "NAME"
@@ -36,6 +37,7 @@ state_dir = "state"
 listen = ["127.0.0.1:PORT"]
 [system]
 name = "gateway"
+writable = ["contact"]
 [[access]]
 group = "monitors"
 model = "any"
@@ -127,6 +129,16 @@ class NetSnmp(Asker):
         return "" if said == f'.{DOTTED_NAME} "gateway"\n' else said
 
 
+class Setter(Asker):
+    """SETs of sysContact by net-snmp, one try each: their answers come after a write to the disk."""
+
+    def ask(self) -> str:
+        text = f"contact {self.answers}"
+        who = ("-v3", "-u", "steady", *WHO)
+        said = snmp("snmpset", who, f"127.0.0.1:{self.program.port}", CONTACT, "s", text, timeout="3")
+        return "" if said == f'.{CONTACT} "{text}"\n' else said
+
+
 class Gufo(Asker):
     """SNMPv3 by gufo-snmp on one session: its engine time and keys must stay good throughout."""
 
@@ -173,10 +185,10 @@ BROKEN = (
 
 
 def test_reloads_under_load(program: Program) -> None:
-    """Fifty of them: users, communities, addresses and views come and go; every sixth file is broken."""
+    """Fifty of them: users, communities and addresses come and go; every sixth file is broken."""
     good = program.config.read_text()
     spare = free_port()
-    askers = [Community(program), NetSnmp(program), Gufo(program)]
+    askers = [Community(program), NetSnmp(program), Gufo(program), Setter(program)]
     for asker in askers:
         asker.start()
     # the log's filter lets 20 lines of a kind through: what is there is then asked of the agent itself
