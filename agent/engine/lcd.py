@@ -269,13 +269,16 @@ class Lcd:
         await asyncio.shield(self._writing)
 
     async def _settled(self) -> None:
-        """Wait for a write that a cancelled SET has left behind."""
-        writing, self._writing = self._writing, None
-        if writing is not None and not writing.done():
+        """Wait for a write that a cancelled SET has left behind. Cancelled itself, it is waited for again."""
+        writing = self._writing
+        if writing is None:
+            return
+        if not writing.done():
             await asyncio.wait([writing])
-        if writing is not None and not writing.cancelled():
+        if not writing.cancelled():
             # its outcome stands in _disk
             writing.exception()
+        self._writing = None
 
     def _apply(self, rows: Mapping[tuple[LcdTable, IndexValues], LcdRow | None]) -> None:
         for (table, index), row in rows.items():

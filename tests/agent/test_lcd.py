@@ -272,6 +272,30 @@ def test_a_timeout_in_the_middle_of_a_write(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / lcds.FILE).read_text() == before
 
 
+def test_a_write_that_hangs_is_not_overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, table = store(tmp_path)
+    commit(make(table))
+    real, slow = lcds.write_text, [0.4]
+
+    def write(path: Path, text: str) -> None:
+        time.sleep(slow.pop() if slow else 0)
+        real(path, text)
+
+    monkeypatch.setattr(lcds, "write_text", write)
+
+    async def run() -> None:
+        made = change(table, (b"a", 1), number=8)
+        for step in (made.commit, made.undo):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await step()
+        await make(table, (b"b", 2)).commit()
+
+    asyncio.run(run())
+    for there in (table, store(tmp_path)[1]):
+        assert {row.index: row["number"] for row in there.rows()} == {(b"a", 1): 7, (b"b", 2): 7}
+
+
 def damage(text: str) -> list[bytes]:
     data = text.encode()
     flipped = data.replace(b"x61", b"x62")
