@@ -221,6 +221,36 @@ class ColumnStore(LeafStore):
         return store.following(self.leaf, after)
 
 
+def read_each(asked: Sequence[tuple[LeafStore, bytes]], out: list[bytes | None]) -> None:
+    """`get` of many, appended to `out`. May raise ReadError, for the one after those in `out`.
+
+    What is the same for cells of one table is done once, and no function is called for a cell that is found.
+    """
+    fresh: TableStore | None = None
+    for leaf, key in asked:
+        if leaf.__class__ is not ColumnStore:
+            out.append(leaf.get(key))
+            continue
+        store = leaf.store
+        if store is not fresh:
+            if store.now.stamp != store.stamp:
+                store.refresh()
+            fresh = store
+            image = store.image
+            spots = image.spots
+        spot = spots.get(key)
+        if spot is not None:
+            page, position = spot
+            cells = page.columns[leaf._number]
+            if cells is not None and cells.seen == page.changes:
+                names = cells.keys
+                if position < len(names) and names[position] == key:
+                    offsets = cells.offsets
+                    out.append(cells.blob[offsets[position] : offsets[position + 1]])
+                    continue
+        out.append(leaf._search(image, key))
+
+
 class VolatileStore(ColumnStore):
     """The instances of a column whose values are never kept."""
 
@@ -318,4 +348,4 @@ def read_scalar(scalar: BoundScalar, model: Any, counters: SmiCounters) -> bytes
         return None
 
 
-__all__ = ["ColumnStore", "ContextStore", "LeafStore", "ScalarStore", "VolatileStore", "read_scalar"]
+__all__ = ["ColumnStore", "ContextStore", "LeafStore", "ScalarStore", "VolatileStore", "read_each", "read_scalar"]

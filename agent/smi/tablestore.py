@@ -25,8 +25,10 @@ from agent.smi.pages import encode_cell
 
 limited = LimitedLog(logging.getLogger(__name__))
 
-READ_AT_ONCE = 2000
-"""A table of at most so many subjects, or rows, is read as a whole without slices."""
+READ_AT_ONCE = 1000
+"""A table of at most so many subjects, or rows, is read as a whole without slices when somebody asks."""
+READ_AHEAD = 100
+"""The same when nobody does."""
 APPLY_AT_ONCE = 300
 """So many changed subjects are applied without slices when somebody asks."""
 APPLY_AHEAD = 50
@@ -56,6 +58,7 @@ class TableStore:
         "_built",
         "_looks",
         "_overtaken",
+        "_small",
         "_taken",
         "asked",
         "counters",
@@ -87,6 +90,7 @@ class TableStore:
         self._overtaken: dict[Any, int] = {}
         self._batch = 0
         self._building: Iterator[None] | None = None
+        self._small = False  # whether what is being read is soon read
 
     # -- following the model --------------------------------------------------------------------------------
 
@@ -101,10 +105,17 @@ class TableStore:
             generation = self.now.stamp
             if generation == self.stamp:
                 return
-            if not self._built:
-                self._read_first(generation, ahead)
+            if self._building is None and not self._built:
+                self._read_all(generation, ahead)
+            if self._building is not None and not ahead and (self._small or not self._built):
+                # soon done; or an answer cannot wait for slices, because there is nothing to show meanwhile
+                for _ in self._building:
+                    pass
             if self._built and generation != self._taken:
                 self._follow(generation, ahead)
+            if not ahead and self._soon_done():
+                for _ in self._work_off():
+                    pass
         except Exception as error:
             self._start_over()
             self.counters.rows_errors += 1
@@ -114,9 +125,6 @@ class TableStore:
         if self.stamp is None:
             # slices have stopped if their event loop has
             self._background.resume()
-            if not ahead and self._soon_done():
-                for _ in self._work_off():
-                    pass
 
     def _asked(self) -> None:
         """Somebody waits for an answer."""
@@ -130,20 +138,12 @@ class TableStore:
         known = sum(size for _, _, size in self._backlog)
         return bool(self._backlog) and (known <= APPLY_AT_ONCE or not self.image.pages)
 
-    def _read_first(self, generation: int, ahead: bool) -> None:
-        if self._building is None:
-            self._read_all(generation, wait=not ahead)
-        elif not ahead:
-            # an answer cannot wait for the slices: do the rest now
-            for _ in self._building:
-                pass
-
     def _follow(self, generation: int, ahead: bool) -> None:
         """The stamp has moved since changes were last asked for."""
         changed = self._changes(self._taken)
         if changed is None:
             if self._building is None:
-                self._read_all(generation, wait=False)
+                self._read_all(generation, ahead)
             elif self.table.binding.subjects is not None:
                 self._taken = generation  # the reading under way will notice
             return
@@ -218,7 +218,7 @@ class TableStore:
 
     # -- reading all of it ----------------------------------------------------------------------------------
 
-    def _read_all(self, generation: int, wait: bool) -> None:
+    def _read_all(self, generation: int, ahead: bool) -> None:
         binding = self.table.binding
         if binding.subjects is not None:
             found = list(binding.subjects(self.model))
@@ -226,7 +226,8 @@ class TableStore:
             assert binding.rows is not None
             found = list(binding.rows(self.model))
         building = self._building = self._build(found, generation)
-        if wait or len(found) <= READ_AT_ONCE:
+        self._small = len(found) <= READ_AT_ONCE
+        if len(found) <= (READ_AHEAD if ahead else READ_AT_ONCE) or not (ahead or self._built):
             for _ in building:
                 pass
         else:

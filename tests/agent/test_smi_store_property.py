@@ -137,6 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
             (image, "MERGED_MOST", 10),
             (pages, "MISSES", 2),
             (tablestore, "READ_AT_ONCE", 12),
+            (tablestore, "READ_AHEAD", 5),
             (tablestore, "APPLY_AT_ONCE", 3),
             (tablestore, "APPLY_AHEAD", 1),
             (tablestore, "STEP", 2),
