@@ -64,7 +64,7 @@ class Domain:
 class ChangeLog:
     """What changed of one source in one domain. `stamp` is that of its last change."""
 
-    __slots__ = ("_check_at", "_open", "_sets", "domain", "floor", "stamp")
+    __slots__ = ("_gone", "_open", "_sets", "domain", "floor", "stamp")
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
@@ -73,13 +73,18 @@ class ChangeLog:
             tuple[int, dict[Subject, None]]
         ] = []  # with the stamp of their last change, oldest first
         self._open: dict[Subject, None] = {}  # changed since anybody read
-        self._check_at = FEW
+        self._gone = 0  # how many have left since the log was last trimmed
 
     def __len__(self) -> int:
         return len(self._open) + sum(len(entries) for _, entries in self._sets)
 
+    def mark_gone(self, subject: Subject) -> None:
+        """`subject` is there no longer."""
+        self.mark(subject)
+        self._gone += 1
+
     def mark(self, subject: Subject) -> None:
-        """`subject` has changed, has come or is gone."""
+        """`subject` has changed or has come."""
         domain = self.domain
         if domain.asked:
             self.stamp = domain.stamp = domain.stamp + 1
@@ -121,20 +126,17 @@ class ChangeLog:
 
     def trim(self) -> None:
         """Forget what is about too many subjects that are gone. Call it now and then."""
-        if len(self) < self._check_at:
+        if self._gone <= max(FEW, len(self) // 4):
             return
         if self._open:
             self._close()
         sets = self._sets
-        while sets:
-            gone = [sum(not subject.alive for subject in entries) for _, entries in sets]
-            if sum(gone) <= max(FEW, len(self) // 4):
-                break
+        if sets:
             # Who reads all the time has read all but the newest set.
-            last = len(sets) - 1 if len(sets) > 1 else 1
+            last = len(sets) - 1 or 1
             self.floor = sets[last - 1][0]
             del sets[:last]
-        self._check_at = len(self) + max(FEW, len(self) // 4)
+        self._gone = 0
 
 
 class Domains:

@@ -25,6 +25,7 @@ class Configuration:
         children: dict[tuple[str, str], tuple[ConnectionRecord, ConfiguredChild]] = {}
         for connection in connections:
             known[connection.name] = connection
+            yield
         for connection in known.values():
             for child in connection.children:
                 children[connection.name, child.name] = (connection, child)

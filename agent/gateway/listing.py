@@ -67,8 +67,10 @@ class Listing:
             yield from self._missing(merged)
             for superseded in (True, False):
                 # Those that were superseded make room for their successors.
-                for record, counts, children in merged.values():
-                    if (record.state in SUPERSEDED_IKE_STATES) is superseded:
+                for key in list(merged):
+                    if (merged[key].record.state in SUPERSEDED_IKE_STATES) is superseded:
+                        # out of the dictionary, for to free all at the end would take long, too
+                        record, counts, children = merged.pop(key)
                         feed.take(record, token, None, counts, children)
                         rows.settle()
                         yield

@@ -223,8 +223,8 @@ class Rows:
         self._touched.discard(row)
         self._started.discard(row)
         self._reasons.pop(row, None)
-        self.changes.tunnel.mark(row)
-        self.changes.endpoint.mark(row)
+        self.changes.tunnel.mark_gone(row)
+        self.changes.endpoint.mark_gone(row)
 
     def _key(
         self,
@@ -264,7 +264,7 @@ class Rows:
         self.pairs[pair] -= 1
         if not self.pairs[pair]:
             del self.pairs[pair]
-            self.changes.selector.mark(pair)
+            self.changes.selector.mark_gone(pair)
         self.gateway.release_pair(pair)
 
     # --- Child SAs ----------------------------------------------------------------------------------------------------
@@ -291,6 +291,8 @@ class Rows:
         row.expired += 1
         self._reasons[row] = reason
         self.child_changed(sa)
+        self.changes.spi.mark_gone(sa)
+        self.changes.sa.mark_gone(sa)
 
     def child_changed(self, sa: ChildSa) -> None:
         """A Child SA came, went, or is another one's, or says other things of itself than before."""
@@ -350,7 +352,7 @@ class Rows:
         del self.ike_tunnels[row.key]
         del self.gateway.ike_tunnels[row.index]
         self.gateway.indexes.ike.end(row.key)
-        self.changes.ike.mark(row)
+        self.changes.ike.mark_gone(row)
 
     def _relink(self, row: Tunnel, newest: ChildSa) -> None:
         ike = newest.ike.tunnel

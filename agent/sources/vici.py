@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -166,13 +166,13 @@ class ViciSource:
         if full:
             self._full_at = now + self.settings.full_interval
         await self._restarts(session.peer_pid, answer, stats, records)
-        self._reader.end(full)
         self.feed.contact()
+        await in_slices(self._reader.ending(full))
         self._generation = None  # until all of this is taken in
         await in_slices(
             self.feed.applying(
                 token,
-                records,
+                drained(records),
                 # What could not be read is not gone: nothing ends by its absence from such a listing.
                 full=full and not unreadable,
                 gone_ike=read.uniqueids(answer.get("gone-ike")),
@@ -328,6 +328,13 @@ class ViciSource:
         if self._command is not None:
             session, self._command = self._command, None
             await session.close()
+
+
+def drained(records: list[Heard]) -> Iterator[Heard]:
+    """All of them in order, each of which is then no longer in the list: to free all at once would take long."""
+    records.reverse()
+    while records:
+        yield records.pop()
 
 
 def started_at(stats: Section) -> datetime | None:

@@ -16,6 +16,7 @@ from typing import Any
 from agent.gateway.counters import Counts
 from agent.gateway.listing import Heard
 from agent.gateway.records import ChildRecord, IkeRecord
+from agent.gateway.steps import Steps
 from agent.sources import vici_records as read
 from agent.sources.vici_message import (
     KEY_VALUE,
@@ -40,12 +41,14 @@ MOVING_IKE: dict[bytes, str | None] = dict.fromkeys(
 )
 IKE_COUNTERS = {key.encode(): name for name, key in IKE_KEYS.items()}
 NOT_MOVING = ""
+SOME = 500
+"""Records forgotten in one step."""
 
 Reading = Generator[None, None, list[Heard]]
 
 
 class ListingReader:
-    """Reads the messages of one listing after the other. `begin` each, and `end` it when it was whole."""
+    """Reads the messages of one listing after the other. `begin` each, and run `ending` when it was whole."""
 
     def __init__(self, ikes: Mapping[Any, Any], children: Mapping[Any, Any]) -> None:
         """`ikes`, `children`: what the model knows, by the keys of their records."""
@@ -57,13 +60,15 @@ class ListingReader:
     def begin(self) -> None:
         self._fresh = {}
 
-    def end(self, full: bool) -> None:
+    def ending(self, full: bool) -> Steps:
         """All was read; a `full` listing had all that there is, so nothing else needs to be remembered."""
-        if full:
-            self._known = self._fresh
-        else:
-            self._known.update(self._fresh)
-        self._fresh = {}
+        before, self._known, self._fresh = self._known, self._fresh, {}
+        while before:
+            for _ in range(min(SOME, len(before))):
+                signature, record = before.popitem()
+                if not full:
+                    self._known.setdefault(signature, record)
+            yield
 
     def reading(self, octets: bytes, position: int) -> Reading:
         """The SAs of a message that begins at `position`, in steps. Raises MalformedMessage, BadRecord."""

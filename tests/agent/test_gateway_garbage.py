@@ -137,6 +137,7 @@ def test_a_log_is_bounded_and_who_reads_too_late_is_told_so() -> None:
         log.mark(thing)
         log.mark(living[number % len(living)])
         thing.alive = False
+        log.mark_gone(thing)
         if number % 10 == 0:
             assert log.since(domain.stamp) == {}
         if number % 1000 == 0:

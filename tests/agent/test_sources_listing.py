@@ -75,7 +75,7 @@ class Known:
     def listing(self, *messages: bytes, full: bool = True) -> list[Heard]:
         self.reader.begin()
         found = [heard for octets in messages for heard in at_once(self.reader.reading(octets, 0))]
-        self.reader.end(full)
+        at_once(self.reader.ending(full))
         for heard in found:
             self.ikes[heard.record.key] = heard
             self.children.update((child.key, heard) for child, _ in heard.children)
