@@ -111,6 +111,8 @@ class Dispatcher:
             # notifications: no application here takes them (RFC 3412 section 4.2.2.1)
             self.counters.unknown_pdu_handlers += 1
             return
+        # in a flood it comes before strangers
+        self._transport.queue.known(peer.address[0])
         request = pdus.parse(data, message.pdu, message.end)
         if version == V1 and any(varbind.tag in pdus.NOT_IN_V1 for varbind in request.varbinds):
             raise ber.BerError("a value of a type that version 1 has not")
@@ -146,6 +148,7 @@ class Dispatcher:
             return
         if secured.level > 1:
             self.limits.authenticated(peer.host, time.monotonic())
+            self._transport.queue.known(peer.address[0])
         self._secured(data, frame, secured, peer)
 
     def _rejected(self, frame: V3Frame, rejected: Rejected, peer: Peer) -> None:

@@ -162,6 +162,19 @@ def test_forged_sources_share_a_rate(tmp_path: Path, kind: str, monkeypatch: pyt
     assert agent.ask(DISCOVERY, Peer(("203.0.113.1", 1), 0)) is not None
 
 
+def test_whom_the_plain_path_answers_comes_first_in_a_backlog(tmp_path: Path) -> None:
+    agent = offline(tmp_path)
+    queue = agent.transport.queue
+    manager = Manager(agent, "operator", 3)
+    agent.ask(v2c(ASK, b"stranger"), Peer(("10.0.0.1", 1), 0))
+    agent.ask(DISCOVERY, Peer(("10.0.0.2", 1), 0))
+    agent.ask(Manager(agent, "signer", 1).message(ASK), Peer(("10.0.0.3", 1), 0))
+    assert list(queue._known) == []
+    agent.ask(v2c(ASK), Peer(("127.0.0.5", 1), 0))
+    agent.ask(manager.message(ASK), Peer(("10.0.0.9", 1), 0))
+    assert list(queue._known) == ["127.0.0.5", "10.0.0.9"]
+
+
 def test_a_manager_of_the_configuration_finds_the_agent_in_a_flood(tmp_path: Path) -> None:
     """Just started, nobody authenticated yet: forged discoveries take all that strangers share."""
     agent = offline(tmp_path)
