@@ -348,4 +348,12 @@ def read_scalar(scalar: BoundScalar, model: Any, counters: SmiCounters) -> bytes
         return None
 
 
-__all__ = ["ColumnStore", "ContextStore", "LeafStore", "ScalarStore", "VolatileStore", "read_each", "read_scalar"]
+__all__ = [
+    "ColumnStore",
+    "ContextStore",
+    "LeafStore",
+    "ScalarStore",
+    "VolatileStore",
+    "read_each",
+    "read_scalar",
+]
