@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -175,9 +175,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--own", action="store_true", help="use our own loop even where atheris is installed")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="snmp-fuzz-"))
-    os.environ.setdefault("PYTHONHASHSEED", "0")
+    if options.folder is None:
+        # libFuzzer ends the process by itself; what it leaves behind is removed from outside
+        with tempfile.TemporaryDirectory(prefix="snmp-fuzz-") as name:
+            return subprocess.run([sys.executable, *sys.argv, "--folder", name], check=False).returncode
+    folder: Path = options.folder
     try:
         import atheris  # noqa: F401
     except ImportError:
