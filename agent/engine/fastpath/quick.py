@@ -22,6 +22,7 @@ from agent.engine.pdu import GET, GETBULK, GETNEXT
 from agent.smi import ber
 from agent.smi.controller import ReadError
 from agent.smi.errors import ErrorStatus
+from agent.smi.store import LeafStore, read_each
 
 if TYPE_CHECKING:
     from agent.engine.fastpath.community import CommunitySession
@@ -63,8 +64,8 @@ class Quick:
             kind: {} for kind in (GET, GETNEXT, GETBULK)
         }
         """By PDU type and first octets: (octets of the whole, position, reader, max-repetitions)."""
-        self._pieces: dict[bytes, tuple[int, Read]] = {}
-        """By the first octets of a VarBind in a GET: (its octets without the value, reader)."""
+        self._pieces: dict[bytes, tuple[int, LeafStore]] = {}
+        """By the first octets of a VarBind in a GET: (its octets without the value, what holds its leaf)."""
 
     def respond(self, kind: int, tail: bytes, room: int) -> bytes | None:
         """The VarBinds that answer what follows a request-id, in at most `room` octets. None: not known.
@@ -115,32 +116,44 @@ class Quick:
             return None
         known, keys = self._pieces, self._keys
         cut = 4 + self._lengths[0] if self._lengths else 0
-        asked: list[tuple[Read, bytes]] = []
+        asked: list[tuple[LeafStore, bytes]] = []
         try:
             for piece in pieces:
                 found = known.get(piece[:cut])
                 if found is None:
                     cut = self._cut_of(piece)
                     found = known[piece[:cut]]
-                size, read = found
+                size, store = found
                 if len(piece) != size:
                     return None
                 index = piece[cut:]
                 key = keys.get(index)
-                asked.append((read, self._sight.names.key(index) if key is None else key))
+                asked.append((store, self._sight.names.key(index) if key is None else key))
         except KeyError:
             return None
         # all of it is well-formed: from here on nothing is left to the usual way, which would read again
-        out: list[bytes] = []
+        out: list[bytes | None] = []
         try:
-            for read, key in asked:
-                out.append(read(key) or self._missing(pieces[len(out)][4:], len(out) + 1))
+            read_each(asked, out)
         except ReadError as error:
+            # in SNMPv1 an instance before it may not exist, and is what the response is about
+            self._complete(pieces, out)
             raise Refused(error.code, len(out) + 1) from None
-        octets = b"".join(out)
+        try:
+            octets = b"".join(out)  # type: ignore[arg-type]
+        except TypeError:
+            # None among them
+            octets = b"".join(self._complete(pieces, out))
         if len(octets) > room:
             raise Refused(ErrorStatus.tooBig)
         return octets
+
+    def _complete(self, pieces: list[bytes], out: list[bytes | None]) -> list[bytes]:
+        """What was read, with VarBinds for instances that do not exist. Raises Refused in SNMPv1."""
+        return [
+            varbind or self._missing(piece[4:], number)
+            for number, (piece, varbind) in enumerate(zip(pieces, out, strict=False), 1)
+        ]
 
     def _missing(self, name: bytes, number: int) -> bytes:
         """The VarBind of an instance that does not exist, of a leaf in view. Raises Refused in SNMPv1."""
@@ -172,7 +185,10 @@ class Quick:
                     self._learn_one(kind, tail, position, leaf, (first, second))
                 elif kind == GET and read is not None and not sight.hides(leaf):
                     self._note(length)
-                    self._pieces[tail[position : position + 4 + length]] = (4 + len(name), read)
+                    self._pieces[tail[position : position + 4 + length]] = (
+                        4 + len(name),
+                        sight.stores[leaf],
+                    )
             position = stop + 2
         if len(self._pieces) + sum(map(len, self._steps.values())) > MAX_HEADS:
             self._pieces.clear()

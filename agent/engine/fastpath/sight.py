@@ -41,6 +41,7 @@ class Sight:
         "quick",
         "reads",
         "runs",
+        "stores",
         "unread",
         "v1",
     )
@@ -50,6 +51,7 @@ class Sight:
     ) -> None:
         self.names = names
         self.v1 = v1
+        self.stores = stores
         self.plans: dict[bytes, Plan] = {}
         self.reads: list[Read | None] = []
         """Per leaf what GET calls; `hidden` for a leaf outside the view, None for one that is not mine."""
