@@ -3,7 +3,7 @@
     python -m bench [--quick] [--only throughput,negotiation,walk,daemons] [--json FILE]
 
 Both ends share this machine's cores, and its speed drifts: only ratios inside one run mean anything, which is why the
-rounds of compared things alternate.
+rounds of compared things alternate. The agent beside net-snmp's C agent is a bench of its own: `make bench-snmp`.
 """
 
 from __future__ import annotations

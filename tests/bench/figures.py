@@ -70,7 +70,7 @@ class Figure:
 
 def table(figures: Sequence[Figure]) -> str:
     """All figures as aligned text."""
-    rows = [("what", "median", "least - most", "unit", "against", "goal")]
+    rows: list[tuple[str, ...]] = [("what", "median", "least - most", "unit", "against", "goal")]
     rows += [figure.cells() for figure in figures]
     if not any(figure.goal for figure in figures):
         rows = [row[:-1] for row in rows]

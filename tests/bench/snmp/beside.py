@@ -117,7 +117,7 @@ def measure(rounds: int) -> list[Figure]:
                     rates[side].append(rate)
                     costs[side].append(cost)
                     children[side].append(negotiations(made.a))
-    figures = []
+    figures: list[Figure] = []
     for what, unit, of in (
         ("TCP through our tunnel", "Mbit/s", rates),
         ("the stack's processor time, TCP", "s/GB", costs),

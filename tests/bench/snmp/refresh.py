@@ -39,7 +39,7 @@ def measure(rounds: int) -> list[Figure]:
         "idle": f"{TUNNELS:,} tunnels, nothing changes",
         "theirs": f"{TUNNELS:,} rows, nothing changes: net-snmp",
     }
-    figures = []
+    figures: list[Figure] = []
     for place, what in enumerate(("99th percentile of GETs", "worst GET")):
         of = {
             which: Figure(f"{what}, {words[which]}", "ms", [pair[place] for pair in found[which]])

@@ -79,7 +79,7 @@ def compare(measures: list[Measure], rounds: int) -> list[Figure]:
                 # whoever comes first finds other caches than who comes second
                 for agent in pair if number % 2 == 0 else reversed(pair):
                     rates.setdefault((measure.what, agent.name), []).append(measure.rate(agent))
-    figures = []
+    figures: list[Figure] = []
     for measure in measures:
         unit = f"{measure.unit}/s"
         peer = Figure(f"{measure.what}: net-snmp", unit, rates[measure.what, "net-snmp's agent"])
