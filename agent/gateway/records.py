@@ -54,11 +54,11 @@ class ChildRecord:
     remote_ts: tuple[Selector, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     reason: str | None = None
+    # Tells SAs apart even where a restarted daemon gives the same uniqueid again.
+    key: tuple[int, int, int] = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> tuple[int, int, int]:
-        """Tells SAs apart even where a restarted daemon gives the same uniqueid again."""
-        return (self.uniqueid, self.spi_in, self.spi_out)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.uniqueid, self.spi_in, self.spi_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,11 @@ class IkeRecord:
         None  # uniqueids of all that live, where `children` holds only the changed ones
     )
     reason: str | None = None
+    # Uniqueid and our own SPI: the responder's SPI is not known from the start.
+    key: tuple[int, int] = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> tuple[int, int]:
-        """Uniqueid and our own SPI: the responder's SPI is not known from the start."""
-        return (self.uniqueid, self.initiator_spi)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.uniqueid, self.initiator_spi))
 
 
 # What of a record is shown as it stands: neither counts, which are summed, nor times, which run.

@@ -13,7 +13,7 @@ from typing import TypeVar
 Steps = Generator[None, None, None]
 """The model is consistent whenever it yields, and when it is closed before its end."""
 
-SLICE = 0.002
+SLICE = 0.001
 """Seconds that work goes on before others get their turn."""
 
 Result = TypeVar("Result")
