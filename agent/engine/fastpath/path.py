@@ -120,7 +120,7 @@ class FastPath:
             if version == b"\x02\x01\x01" or version == b"\x02\x01\x00":
                 return self._community(data, position, address)
         except (NotMine, IndexError):
-            pass
+            sight.drop()
         except Exception as error:
             # each is a bug; the plain path, which is simpler, may still have an answer
             self._counters.internal_errors += 1
@@ -136,6 +136,8 @@ class FastPath:
         self._communities.clear()
         self._shapes.clear()
         self._door = V3Door(self._usm, self._authenticated)
+        for sight in self._sights.values():
+            sight.drop()
         self._sights.clear()
         self._plans = 0
 

@@ -85,6 +85,11 @@ class Sight:
         self.first.append(len(self.runs))
         self.quick = Quick(self)
 
+    def drop(self) -> None:
+        """Nobody asks here any more: let go of what refers back here, which no count of references would free."""
+        del self.quick
+        self.plans.clear()
+
     def hides(self, leaf: int) -> bool:
         """Whether the leaf is outside the view."""
         return self.reads[leaf] is hidden
