@@ -8,7 +8,6 @@ when the column is asked for again; the others are cut out of the old blob.
 from __future__ import annotations
 
 import logging
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,6 +27,15 @@ MISSES = 4
 """So many single cells are encoded for GETs before the page's whole column is."""
 
 
+OFFSETS = list(range(1 << 14))
+"""Offsets as objects that all pages share: a list of them is read twice as fast as an array, at eight octets each."""
+
+
+def shared(offsets: list[int]) -> list[int]:
+    """The same numbers, as objects that are there anyway. They rise; larger ones stay their own."""
+    return [OFFSETS[offset] for offset in offsets] if offsets and offsets[-1] < len(OFFSETS) else offsets
+
+
 class Cells:
     """One column of one page: the keys of the instances that exist, and their VarBinds.
 
@@ -37,7 +45,7 @@ class Cells:
 
     __slots__ = ("blob", "keys", "offsets", "seen")
 
-    def __init__(self, names: list[bytes], offsets: array[int], blob: bytes, seen: int) -> None:
+    def __init__(self, names: list[bytes], offsets: list[int], blob: bytes, seen: int) -> None:
         self.keys = names
         self.offsets = offsets
         self.blob = blob
@@ -46,13 +54,13 @@ class Cells:
     def cut(self, start: int, stop: int) -> Cells:
         """A part, as cells of another page."""
         first = self.offsets[start]
-        offsets = array("I", [offset - first for offset in self.offsets[start : stop + 1]])
+        offsets = shared([offset - first for offset in self.offsets[start : stop + 1]])
         return Cells(self.keys[start:stop], offsets, self.blob[first : self.offsets[stop]], self.seen)
 
     def join(self, after: Cells) -> Cells:
         """These and the cells of the following page, as those of a new one."""
         size = len(self.blob)
-        offsets = self.offsets + array("I", [size + offset for offset in after.offsets[1:]])
+        offsets = self.offsets + shared([size + offset for offset in after.offsets[1:]])
         return Cells(self.keys + after.keys, offsets, self.blob + after.blob, 0)
 
 
@@ -93,7 +101,7 @@ class Page:
         self.encoded = False
         self.changes = 0
         self.log: dict[bytes, int] = {}
-        self.void = Cells([], array("I", (0,)), b"", 0)
+        self.void = Cells([], [0], b"", 0)
         self.voids: list[BoundColumn] = []
         self.surveyed = False
 
@@ -295,7 +303,7 @@ class Page:
     def _encode(self, column: BoundColumn, counters: SmiCounters) -> Cells:
         get, encode, heads = column.binding.get, column.codec.encode, column.heads
         out = bytearray()
-        offsets = array("I", (0,))
+        offsets = [0]
         absent: list[int] = []
         for position, (row, suffix) in enumerate(zip(self.rows, self._suffixes(), strict=True)):
             try:
@@ -322,7 +330,7 @@ class Page:
         if absent:
             gone = set(absent)
             names = [key for position, key in enumerate(names) if position not in gone]
-        return Cells(names, offsets, bytes(out), self.changes)
+        return Cells(names, shared(offsets), bytes(out), self.changes)
 
     def _patch(self, cells: Cells, column: BoundColumn, counters: SmiCounters) -> Cells:
         """The same cells but for the rows that have changed since."""
@@ -335,7 +343,7 @@ class Page:
         names, offsets, blob = cells.keys, cells.offsets, cells.blob
         present: list[bytes] = []
         parts: list[bytes] = []
-        ends = array("I", (0,))
+        ends = [0]
         start = shift = 0
         for key in changed:
             stop = bisect_left(names, key, start)
@@ -360,10 +368,10 @@ class Page:
         return Cells(present, ends, b"".join(parts), self.changes)
 
 
-def _extend(ends: array[int], offsets: array[int], start: int, stop: int, shift: int) -> None:
+def _extend(ends: list[int], offsets: list[int], start: int, stop: int, shift: int) -> None:
     """Take over the ends of cells `start` to `stop`, moved by `shift` octets."""
     unchanged = offsets[start + 1 : stop + 1]
-    ends.extend([end + shift for end in unchanged] if shift else unchanged)
+    ends += shared([end + shift for end in unchanged]) if shift else unchanged
 
 
 def encode_cell(column: BoundColumn, row: Any, suffix: bytes, counters: SmiCounters) -> bytes | None:
