@@ -120,7 +120,7 @@ class FastPath:
             if version == b"\x02\x01\x01" or version == b"\x02\x01\x00":
                 return self._community(data, position, address)
         except (NotMine, IndexError):
-            sight.drop()
+            pass
         except Exception as error:
             # each is a bug; the plain path, which is simpler, may still have an answer
             self._counters.internal_errors += 1
@@ -213,7 +213,7 @@ class FastPath:
 
     def _v3(self, data: bytes, position: int, address: tuple[Any, ...]) -> bytes:
         host = address[0]
-        user, message_id, max_size, context, octets, start, end = self._door.open(data, position, host)
+        user, message_id, max_size, context, octets, start, end = self._door.open(data, position, address)
         sight = user.sights.get(context) or self._new_sight(user, context)
         kind, request_id, tail = parse.request(octets, start, end)
         usm = self._usm
