@@ -279,6 +279,29 @@ def test_pages_stay_of_a_size() -> None:
     assert shown(gauge) == {5: 6}
 
 
+def test_where_a_row_was_found_is_forgotten_with_its_page() -> None:
+    model = Logged(FILLED + MERGE_AT + 10)
+    gauge = store(made(model))
+    assert isinstance(gauge, ColumnStore)
+    shown(gauge)
+    last = model.number(-1)
+    for _ in range(2):
+        assert gauge.get(key(last.index)) is not None
+    assert key(last.index) in gauge.store.image.spots
+    # the second page joins the first, and then its row changes
+    for subject in list(model.subjects)[50 : FILLED + 20]:
+        model.remove(subject)
+    gauge.get(key(1))
+    assert len(gauge.store.image.pages) == 1
+    last.value = 4711
+    model.changed(last)
+    assert gauge.get(key(last.index)) == gauge.next(key(last.index - 1))[1]  # type: ignore[index]
+    assert shown(gauge)[last.index] == 4711
+    model.remove(last)
+    assert gauge.get(key(last.index)) is None
+    assert key(last.index) not in gauge.store.image.spots
+
+
 # -- who is shown -------------------------------------------------------------------------------------------
 
 

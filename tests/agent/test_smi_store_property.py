@@ -21,7 +21,7 @@ from agent.smi import ber, image, keys, pages, tablestore
 from agent.smi.background import Background
 from agent.smi.bound import BoundColumn, bind
 from agent.smi.counters import SmiCounters
-from agent.smi.store import ContextStore, LeafStore
+from agent.smi.store import ContextStore, LeafStore, read_each
 
 COLUMNS = ("tInteger", "tGauge", "tText", "tSometimes", "tClock")
 BAD = object()
@@ -352,6 +352,12 @@ class StoreMachine(RuleBasedStateMachine):
         for index in (*range(42), 300, 2**31 - 1):
             key = keys.pack((index,))
             assert self.stores[name].get(key) == expected.get(key)
+        # the same all at once, twice: from where they were found the first time
+        asked = [(self.stores[name], keys.pack((index,))) for index in range(42)]
+        for _ in range(2):
+            out: list[bytes | None] = []
+            read_each(asked, out)
+            assert out == [expected.get(key) for _, key in asked]
         assert self.stores[name].get(b"") is None
         assert self.stores[name].get(keys.pack((1, 1))) is None
 
@@ -364,12 +370,17 @@ class StoreMachine(RuleBasedStateMachine):
         after = next((pair for pair in expected if pair[0] > key), None)
         assert self.stores[name].next(key) == after
 
-    @rule(name=st.sampled_from(COLUMNS), count=st.integers(1, 20), room=st.integers(0, 600))
-    def check_run(self, name: str, count: int, room: int) -> None:
+    @rule(
+        name=st.sampled_from(COLUMNS),
+        count=st.integers(1, 20),
+        room=st.integers(0, 600),
+        begin=st.none() | st.integers(0, 40),
+    )
+    def check_run(self, name: str, count: int, room: int, begin: int | None = None) -> None:
         self.refresh()
-        store, expected = self.stores[name], self.expected(name)
-        after: bytes | None = None
-        rest = expected
+        store = self.stores[name]
+        after = None if begin is None else keys.pack((begin,))
+        rest = [pair for pair in self.expected(name) if after is None or pair[0] > after]
         while True:
             octets, found, last, ended = store.run(after, count, room)
             assert octets == b"".join(varbind for _, varbind in rest[:found])
