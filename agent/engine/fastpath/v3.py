@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 from agent.engine import messages
 from agent.engine import pdu as pdus
@@ -161,6 +162,76 @@ Opened = tuple[V3User, bytes, int, bytes, bytes, int, int]
 """(user, msgID with its tag, msgMaxSize, contextName, octets that hold the PDU, its start, its end)."""
 
 
+class Layout:
+    """Where everything is in a message, and the octets that a sender's next one has in common with it.
+
+    Not in common are msgID, engine time, digest, salt and what is enciphered.
+    """
+
+    __slots__ = (
+        "_parts",
+        "context",
+        "data_at",
+        "digest_at",
+        "id_at",
+        "id_end",
+        "max_size",
+        "pdu_at",
+        "pdu_end",
+        "salt_end",
+        "scoped",
+        "size",
+        "time_at",
+        "time_end",
+        "user",
+    )
+
+    user: V3User
+    max_size: int
+    time_at: int
+    time_end: int
+    digest_at: int
+    salt_end: int
+    data_at: int
+    context: bytes
+    scoped: bytes
+    pdu_at: int
+    pdu_end: int
+
+    def __init__(self, size: int, id_at: int, id_end: int) -> None:
+        self.size = size
+        self.id_at = id_at
+        self.id_end = id_end
+
+    def keep(self, data: bytes, digest: int, salt: int) -> None:
+        """Remember the octets in common. `digest` and `salt`: how many octets they have."""
+        salt_at = self.salt_end - salt
+        self._parts = (
+            data[: self.id_at],
+            data[self.id_end : self.time_at],
+            data[self.time_end : self.digest_at],
+            self.digest_at + digest,
+            data[self.digest_at + digest : salt_at],
+            salt_at,
+            data[self.salt_end : self.data_at],
+        )
+
+    def fits(self, data: bytes) -> bool:
+        """Whether a message differs from the one that was read in nothing but what is not in common."""
+        before, middle, user, digest_end, priv, salt_at, opening = self._parts
+        return (
+            len(data) == self.size
+            and data[: self.id_at] == before
+            # one of the values that have their only encoding whatever follows
+            and 0 < data[self.id_at] < 0x80
+            and data[self.id_end : self.time_at] == middle
+            and data[self.time_at] < 0x80
+            and data[self.time_end : self.digest_at] == user
+            and data[digest_end:salt_at] == priv
+            and data[self.salt_end : self.data_at] == opening
+        )
+
+
 class V3Door:
     """Lets in what the User-based Security Model lets in. Users are set up when they first ask."""
 
@@ -169,11 +240,47 @@ class V3Door:
         self.usm = usm
         self._authenticated = authenticated
         self._users: dict[tuple[bytes, int], V3User] = {}
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        """By sender: what its last message was like."""
         self._authority = ber.tlv(4, usm.engine_id) + ber.integer(usm.boots)
         self._context_engine = ber.tlv(4, usm.engine_id)
 
-    def open(self, data: bytes, position: int, host: str) -> Opened:
+    def open(self, data: bytes, position: int, address: tuple[Any, ...]) -> Opened:
         """Read, authenticate and decipher a message after its version. Raises NotMine, IndexError."""
+        layout = self._layouts.get(address)
+        known = layout is not None and layout.fits(data)
+        if layout is None or not known:
+            layout = self._read(data, position)
+        user, usm, at = layout.user, self.usm, layout.time_at
+        seconds = int.from_bytes(data[at : layout.time_end], "big")
+        mac = user.mac
+        host = address[0]
+        if mac is not None:
+            if not mac.verify(data, layout.digest_at):
+                raise NotMine
+            now = usm.engine_time
+            if abs(now - seconds) > TIME_WINDOW or usm.boots == MAX_BOOTS:
+                raise NotMine
+            met = user.hosts.get(host)
+            if met is None or now - met > ACQUAINTANCE:
+                self._meet(user, host, now)
+        elif host not in user.hosts:
+            self._meet(user, host, 0)
+        octets, start = data, layout.data_at
+        if user.cipher is not None:
+            salt = data[layout.salt_end - 8 : layout.salt_end]
+            octets = user.cipher.decrypt(struct.pack(">II8s", usm.boots, seconds, salt), data[start:])
+            start = 0
+        if not known or not octets.startswith(layout.scoped, start):
+            self._read_scoped(octets, start, layout)
+            if len(self._layouts) >= MAX_HOSTS:
+                self._layouts.clear()
+            self._layouts[address] = layout
+        message_id = data[layout.id_at - 2 : layout.id_end]
+        return user, message_id, layout.max_size, layout.context, octets, layout.pdu_at, layout.pdu_end
+
+    def _read(self, data: bytes, position: int) -> Layout:
+        """Read all up to msgData. Raises NotMine, IndexError."""
         # msgGlobalData
         end = position + 2 + data[position + 1]
         start = position + 2
@@ -184,15 +291,15 @@ class V3Door:
         first = data[start + 2]
         if first >= 0x80 or (size > 1 and not first and data[start + 3] < 0x80):
             raise NotMine
-        message_id = data[start:position]
+        layout = Layout(len(data), start + 2, position)
         size = data[position + 1]
         start = position + 2
         position = start + size
         if data[start - 2] != 2 or not 1 <= size <= 4 or data[start] >= 0x80:
             raise NotMine
-        max_size = int.from_bytes(data[start:position], "big")
+        layout.max_size = int.from_bytes(data[start:position], "big")
         if (
-            max_size < messages.MIN_MAX_SIZE
+            layout.max_size < messages.MIN_MAX_SIZE
             or position + 6 != end
             or data[position : position + 2] != b"\x04\x01"
             or data[position + 3 : end] != b"\x02\x01\x03"
@@ -216,46 +323,36 @@ class V3Door:
         position = start + size
         if not 1 <= size <= 4 or data[start] >= 0x80 or data[position] != 4:
             raise NotMine
-        seconds = int.from_bytes(data[start:position], "big")
+        layout.time_at, layout.time_end = start, position
         start = position + 2
         position = start + data[position + 1]
         name = data[start:position]
         size = data[position + 1]
-        digest_at = position + 2
         if data[position] != 4 or size >= 0x80 or len(name) > 32:
             raise NotMine
-        position = digest_at + size
-        salt = data[position + 2 : stop]
-        if data[position] != 4 or data[position + 1] != len(salt) or position + 2 + len(salt) != stop:
+        layout.digest_at = position + 2
+        position = layout.digest_at + size
+        salt = stop - position - 2
+        if data[position] != 4 or data[position + 1] != salt or salt < 0:
             raise NotMine
-        # who, and from when
-        user = self._users.get((name, level)) or self._user(name, level)
-        usm = self.usm
-        mac = user.mac
-        if mac is not None:
-            if size != mac.size or not mac.verify(data, digest_at):
-                raise NotMine
-            now = usm.engine_time
-            if abs(now - seconds) > TIME_WINDOW or usm.boots == MAX_BOOTS:
-                raise NotMine
-            met = user.hosts.get(host)
-            if met is None or now - met > ACQUAINTANCE:
-                self._meet(user, host, now)
-        elif host not in user.hosts:
-            self._meet(user, host, 0)
-        # msgData
-        octets = data
+        user = layout.user = self._users.get((name, level)) or self._user(name, level)
+        if user.mac is not None and size != user.mac.size:
+            raise NotMine
+        layout.salt_end = layout.data_at = stop
         if level == 3:
-            position, end = _content(data, stop + 1)
-            if data[stop] != 4 or end != len(data) or len(salt) != 8:
+            layout.data_at, end = _content(data, stop + 1)
+            if data[stop] != 4 or end != len(data) or salt != 8:
                 raise NotMine
-            assert user.cipher is not None
-            octets = user.cipher.decrypt(struct.pack(">II8s", usm.boots, seconds, salt), data[position:end])
-            stop = 0
-        if octets[stop] != 0x30:
+        layout.keep(data, size, salt)
+        return layout
+
+    def _read_scoped(self, octets: bytes, at: int, layout: Layout) -> None:
+        """Read a ScopedPDU up to its PDU. Raises NotMine, IndexError."""
+        if octets[at] != 0x30:
             raise NotMine
-        position, end = _content(octets, stop + 1)
-        if end != len(octets) and (level < 3 or end > len(octets)):
+        position, end = _content(octets, at + 1)
+        if end > len(octets) or (at and end != len(octets)):
+            # after what was enciphered there may be padding
             raise NotMine
         start = position
         position += len(self._context_engine)
@@ -266,7 +363,9 @@ class V3Door:
             raise NotMine
         start = position + 2
         position = start + size
-        return user, message_id, max_size, octets[start:position], octets, position, end
+        layout.context = octets[start:position]
+        layout.scoped = octets[at:position]
+        layout.pdu_at, layout.pdu_end = position, end
 
     def _user(self, name: bytes, level: int) -> V3User:
         known = self.usm.users.get(name)
