@@ -205,7 +205,6 @@ class SnmpAgent:
         dispatcher.limits.expect(_networks(config))
         self.targets.configure(config.communities, config.notifications)
         self.notifications.set_users(config.users)
-        self.epoch.bump()
         self._responder.set_timeout = config.set_timeout
         self.config = config
         self._configure_system(config)

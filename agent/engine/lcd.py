@@ -80,12 +80,14 @@ class LcdTable:
         columns: Mapping[str, Kind],
         limit: int,
         judge: Judge | None,
+        decides: bool,
     ) -> None:
         self.lcd = lcd
         self.name = name
         self.index = tuple(index)
         self.columns = dict(columns)
         self.limit = limit
+        self.decides = decides
         self.stamp = 0
         self._judge = judge
         self._configured: dict[IndexValues, LcdRow] = {}
@@ -167,7 +169,9 @@ class Lcd:
         # what the file holds for sure (no file: what one without rows would); None when that is not known
         self._disk: str | None = None
         self._writing: asyncio.Future[None] | None = None
-        self._scalars = self.table("scalars", index=(bytes,), columns={"int": int, "bytes": bytes})
+        self._scalars = self.table(
+            "scalars", index=(bytes,), columns={"int": int, "bytes": bytes}, decides=False
+        )
 
     def table(
         self,
@@ -177,11 +181,12 @@ class Lcd:
         columns: Mapping[str, Kind],
         limit: int = ROWS,
         judge: Judge | None = None,
+        decides: bool = True,
     ) -> LcdTable:
-        """Register a table; before `load`, and each name once."""
+        """Register a table; before `load`, and each name once. `decides`: access rests on it (epoch)."""
         if name in self._tables:
             raise ValueError(f"{name} is registered already")
-        made = self._tables[name] = LcdTable(self, name, index, columns, limit, judge)
+        made = self._tables[name] = LcdTable(self, name, index, columns, limit, judge, decides)
         return made
 
     def scalar(self, name: str, default: int | bytes) -> LcdScalar:
@@ -290,12 +295,15 @@ class Lcd:
 
     def _changed(self, tables: Iterable[LcdTable]) -> None:
         watchers: dict[Callable[[], None], None] = {}
+        decides = False
         for table in tables:
+            decides = decides or table.decides
             table.stamp += 1
             watchers.update(dict.fromkeys(table._watchers))
         for watcher in watchers:
             watcher()
-        self.epoch.bump()
+        if decides:
+            self.epoch.bump()
 
 
 @dataclass(eq=False)

@@ -157,8 +157,11 @@ def test_scalars_outlive_a_restart(tmp_path: Path) -> None:
         scalar = lcd.scalar("switch", 2)
         lcd.load()
         assert scalar.value == expected
+        epoch = lcd.epoch.value
         commit(scalar.test(None, value))
         assert scalar.value == value
+        # no access decision rests on it: nobody need forget any
+        assert lcd.epoch.value == epoch
 
 
 # -- disks ----------------------------------------------------------------------------------------------------
