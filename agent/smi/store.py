@@ -6,7 +6,7 @@ cost nothing.
 
 Memory, of a table with one index sub-identifier: 118 octets a row (key, places of key, row and subject, and
 the subject's key), 48 more once a column of its page is encoded (the index as BER), and for each cell that is
-encoded its octets on the wire and 5.
+encoded its octets on the wire and 9.
 """
 
 from __future__ import annotations
