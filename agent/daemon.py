@@ -176,8 +176,8 @@ class AgentDaemon:
         if not indexes.changed:
             return
         try:
-            text = await in_slices(indexes.dumping())
-            await asyncio.to_thread(write_text, self._indexes_path, text)
+            parts = await in_slices(indexes.dumping())
+            await asyncio.to_thread(lambda: write_text(self._indexes_path, "".join(parts)))
             self._save_failed = False
         except OSError as error:
             indexes.not_saved()

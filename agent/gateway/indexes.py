@@ -7,7 +7,9 @@ restarted agent numbers the same tunnels as before.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+
+from agent.gateway.steps import at_once
 
 Key = tuple[str, ...]
 FORMAT = 1
@@ -60,8 +62,15 @@ class IndexTable:
         while len(self._ended) > self.keep:
             self._forget(next(iter(self._ended)))
 
-    def items(self) -> Iterable[tuple[Key, int]]:
-        return self._numbers.items()
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def get(self, key: Key) -> int | None:
+        """The number of `key` as it is."""
+        return self._numbers.get(key)
 
     def restore(self, items: Iterable[tuple[Key, int]]) -> None:
         """Take over saved numbers; those of identities that do not come back are forgotten as newer ones end."""
@@ -111,30 +120,29 @@ class IndexRegistry:
     def changed(self) -> bool:
         return any(table.changed for table in self._tables.values())
 
-    def dumping(self) -> Generator[None, None, str]:
-        """All numbers as a JSON text, made in steps; `changed` is False from the first step on."""
-        tables = {name: list(table.items()) for name, table in self._tables.items()}
+    def dumping(self) -> Generator[None, None, list[str]]:
+        """All numbers as a JSON text in parts, made in steps; `changed` is False from the first step on."""
+        keys = {name: list(table) for name, table in self._tables.items()}
         for table in self._tables.values():
             table.changed = False
         parts = [f'{{"format": {FORMAT}, "tables": {{']
-        for number, (name, items) in enumerate(tables.items()):
+        for number, (name, table) in enumerate(self._tables.items()):
             parts.append(f"{', ' if number else ''}{json.dumps(name)}: [")
-            for start in range(0, len(items), SOME):
-                some = [[key, index] for key, index in items[start : start + SOME]]
-                parts.append((", " if start else "") + json.dumps(some)[1:-1])
+            comma = ""
+            for start in range(0, len(keys[name]), SOME):
+                some = [(key, table.get(key)) for key in keys[name][start : start + SOME]]
+                text = json.dumps([pair for pair in some if pair[1] is not None])[1:-1]
+                if text:
+                    parts.append(comma + text)
+                    comma = ", "
                 yield
             parts.append("]")
         parts.append("}}\n")
-        return "".join(parts)
+        return parts
 
     def dump(self) -> str:
         """The same at once."""
-        work = self.dumping()
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                return str(done.value)
+        return "".join(at_once(self.dumping()))
 
     def not_saved(self) -> None:
         """What `dump` gave did not reach the disk."""

@@ -55,6 +55,7 @@ class Listing:
         self.gone_ike = gone_ike
         self.gone_children = gone_children
         self.reason = reason  # why what is missing ended, where that is known
+        self._superseded: list[tuple[int, int]] = []
         self._leaving: list[IkeSa] = []
         self._ended: dict[Tunnel, list[ChildSa]] = {}
 
@@ -65,15 +66,14 @@ class Listing:
             merged: dict[tuple[int, int], Heard] = {}
             yield from self._merge(merged)
             yield from self._missing(merged)
-            for superseded in (True, False):
-                # Those that were superseded make room for their successors.
-                for key in list(merged):
-                    if (merged[key].record.state in SUPERSEDED_IKE_STATES) is superseded:
-                        # out of the dictionary, for to free all at the end would take long, too
-                        record, counts, children = merged.pop(key)
-                        feed.take(record, token, None, counts, children)
-                        rows.settle()
-                        yield
+            # Those that were superseded make room for their successors.
+            for key in self._superseded + list(merged):
+                # out of the dictionary, for to free all at the end would take long, too
+                part = merged.pop(key, None)
+                if part is not None:
+                    feed.take(part.record, token, None, part.counts, part.children)
+                    rows.settle()
+                    yield
             for row, ended in self._ended.items():
                 rows.held.discard(row)
                 for child in ended:
@@ -107,6 +107,8 @@ class Listing:
             part = told if isinstance(told, Heard) else heard(told)
             key = part.record.key
             first = merged.setdefault(key, part)
+            if part.record.state in SUPERSEDED_IKE_STATES:
+                self._superseded.append(key)
             if first is not part:
                 merged[key] = first._replace(children=[*first.children, *part.children])
             if number % LOOKS == 0:
