@@ -16,7 +16,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(root), str(root / "tests"), str(root / "tests" / "agent")]
 
 from smi_support import ROOT, request  # noqa: E402
-from snmp_target import TEACHERS  # noqa: E402
+from snmp_target import TEACHERS, unsigned  # noqa: E402
 
 from agent.engine.pdu import GET, GETBULK, GETNEXT, SET  # noqa: E402
 from agent.smi import ber  # noqa: E402
@@ -177,7 +177,9 @@ def all_seeds() -> Iterator[tuple[str, bytes]]:
             other = teacher.replace(b"\x12\x34\x56\x78", b"\x23\x45\x67\x89").replace(
                 b"\x03\x05\x00", b"\x04\x05\x00"
             )
-            yield f"taught-{text}-{number}", bytes((9, 3 * number + how)) + other
+            yield f"taught-{text}-{number}", bytes((9, 4 * number + how)) + other
+        yield f"taught-signed-{number}", bytes((9, 4 * number + 3)) + unsigned(teacher, 0x22334455)
+        yield f"signed-{number}", b"\x08" + unsigned(teacher)
     engine = ber.tlv(4, bytes.fromhex("80007ed905666f7220667a"))
     get = request(GET, [SYS_NAME])
     yield "scoped-get", b"\x06" + engine + ber.tlv(4, b"") + get

@@ -7,8 +7,8 @@ The first octet of an input says how the rest gets there, so that the fuzzer nee
     3  a PDU of a noAuthNoPriv user                  4  authNoPriv              5  authPriv
     6  a ScopedPDU's contents under authPriv         7  the decoders below, one after the other
     8  a v3 message whose digest is made right
-    9  an octet that chooses a teacher and how, then a PDU: the teacher's PDU is sent twice before it, so that the
-       fast path knows messages that begin as the teacher's do
+    9  an octet that chooses a teacher and how, then a PDU or message: the teacher's is sent twice before it, so that
+       the fast path knows messages that are like the teacher's
 """
 
 from __future__ import annotations
@@ -159,11 +159,13 @@ class Target:
     def _taught(self, rest: bytes) -> None:
         if not rest:
             return
-        number, how = divmod(rest[0], 3)
-        mode = (2, 1, 5)[how]
+        number, how = divmod(rest[0], 4)
+        mode = (2, 1, 5, 8)[how]
         teacher = TEACHERS[number % len(TEACHERS)]
-        for pdu in (teacher, teacher, rest[1:]):
-            self._ask(self.datagram(mode, pdu))
+        if mode == 8:
+            teacher = unsigned(teacher)
+        for part in (teacher, teacher, rest[1:]):
+            self._ask(self.datagram(mode, part))
 
     def _message(self, manager: Manager, context: bytes, pdu: bytes) -> bytes:
         """Like Manager.message, for a PDU that need not be one."""
@@ -297,6 +299,15 @@ class Target:
         for name, value in before.items():
             setattr(self.agent.counters, name, value)
         return answer
+
+
+def unsigned(pdu: bytes, message_id: int = 0x11223344) -> bytes:
+    """A message of the user "signer", whose digest is still to be made."""
+    parts = [ber.tlv(ber.OCTET_STRING, part) for part in (ENGINE_ID, b"signer", bytes(16), b"")]
+    parameters = ber.tlv(ber.SEQUENCE, parts[0] + ber.integer(1) + ber.integer(NOW) + b"".join(parts[1:]))
+    scoped = ber.tlv(ber.SEQUENCE, messages.scoped_head(ENGINE_ID, b"") + pdu)
+    head = messages.v3_header(message_id, 65507, 5)
+    return ber.tlv(ber.SEQUENCE, head + ber.tlv(ber.OCTET_STRING, parameters) + scoped)
 
 
 def _lenient(message: bytes) -> V3Frame | None:
