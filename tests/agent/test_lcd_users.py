@@ -6,9 +6,11 @@ import asyncio
 import json
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -64,7 +66,13 @@ class Table:
             return f"{error.code.name} {(error.column or '').removeprefix('usmUser')}".strip()
         finally:
             requester.reset(token)
-        asyncio.run(change.commit())  # type: ignore[arg-type]
+
+        async def commit() -> None:
+            made = change.commit()
+            if made is not None:
+                await made
+
+        asyncio.run(commit())
         return ""
 
     def user(self, name: bytes, engine: bytes = HERE) -> LocalUser | None:
@@ -318,6 +326,46 @@ def test_users_are_kept_and_never_shown(table: Table, tmp_path: Path) -> None:
         assert key.hex() not in shown
         assert repr(key) not in shown
     assert "Secret" in shown
+
+
+def some_value(random: Random, column: str) -> Any:
+    if column == "CloneFrom":
+        names = ["a", "b", "full", "signer", "plain", "nobody"]
+        return random.choice([pointer(random.choice(names)), (0, 0), pointer("a")[:-1]])
+    if "Protocol" in column:
+        return random.choice([*AUTH_OIDS.values(), *PRIV_OIDS.values(), (1, 3)])
+    if "Key" in column:
+        return random.randbytes(random.choice([0, 1, 32, 40, 64, 96, 128]))
+    return random.randbytes(random.randrange(33)) if column == "Public" else random.randint(1, 6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_set_an_active_user_has_the_keys_of_its_protocols(
+    table: Table, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.engine.lcd.write_text", lambda path, text: None)
+    random = Random(seed)
+    columns = (
+        "CloneFrom AuthProtocol PrivProtocol AuthKeyChange OwnAuthKeyChange PrivKeyChange OwnPrivKeyChange"
+    )
+    names = [*columns.split(), "Public", "StorageType", "Status", "Status", "CloneFrom"]
+    outcomes: Counter[str] = Counter()
+    for _ in range(1500):
+        name = random.choice([b"a", b"a", b"b", b"full"])
+        values = {n: some_value(random, n) for n in sorted(set(random.sample(names, random.randint(1, 4))))}
+        if values.get("StorageType") == 6:
+            del values["StorageType"]
+        if not values:
+            continue
+        said = table.set(name, Who(random.choice([2, 3, 3]), "a", random.choice([1, 3])), **values)
+        outcomes[said.partition(" ")[0]] += 1
+        assert said.partition(" ")[2] in ("", *values)
+        for user in table.users.users().values():
+            assert len(user.auth_key) == (usm_crypto.auth_key_size(user.auth) if user.auth else 0)
+            assert len(user.priv_key) == (usm_crypto.PRIV[user.priv] if user.priv else 0)
+            assert user.auth or not user.priv
+    assert outcomes[""] > 20
+    assert len(outcomes) > 6
 
 
 # -- net-snmp's snmpusm ---------------------------------------------------------------------------------------
