@@ -89,13 +89,17 @@ class Communities:
 
     def set_config(self, communities: Iterable[Community]) -> None:
         """Replace what the configuration file says."""
-        self._config = tuple(communities)
-        self._rebuild()
+        config = tuple(communities)
+        if config != self._config:
+            self._config = config
+            self._rebuild()
 
     def set_rows(self, communities: Iterable[tuple[Community, Place | None]]) -> None:
         """Replace what was made over SNMP. A community's networks do not count, but its place (None: anywhere)."""
-        self._rows = tuple(communities)
-        self._rebuild()
+        rows = tuple(communities)
+        if rows or self._rows:
+            self._rows = rows
+            self._rebuild()
 
     def lookup(self, name: bytes, version: int, host: str, port: int = 0) -> Community | None:
         """The community of this string for messages of msgVersion `version` from there; None when there is none.

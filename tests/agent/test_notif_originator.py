@@ -286,8 +286,10 @@ def test_a_forged_clock_moves_nothing(tmp_path: Path) -> None:
                     ]
 
                 engine.lie = lie
+                heard = len(receiver.heard)
                 agent.notify(EVENT, NAME)
                 await until(lambda: told(agent).informs_timed_out == 1)
+                assert len(receiver.heard) == heard + 1, "no forgery makes the agent send more"
                 assert told(agent).informs_acknowledged == 1
                 assert (remote.engine_id, remote.boots, remote.latest) == before
                 assert told(agent).forged_answers >= 2
@@ -324,12 +326,24 @@ def test_no_octet_of_an_authentic_answer_can_be_changed(level: int) -> None:
     wire.receive(right, Address("192.0.2.1", 163))
     wire.receive(sent[0], address)
     assert answers == []
+    remote.learn(3, 200, time.monotonic())
+    clock = (remote.boots, remote.latest)
+    before = wire.counters.forged_answers
+    frame = messages.parse_v3(sent[0], *messages.version(sent[0])[1:])
+    ok = ber.tlv(pdus.RESPONSE, pdus.content(5, 0, 0, b""))
+    wire.receive(engine.usm.seal(frame, user, level, usm.engine_id, b"", ok), address)
+    engine.usm.boots = 2
+    wire.receive(engine.usm.seal(frame, user, level, usm.engine_id, b"", ok), address)
+    assert answers == [], "authentic, but recorded long ago"
+    assert wire.counters.forged_answers == before + 2
+    remote.boots, remote.latest, remote.at = 3, 0, time.monotonic()
+    clock = (3, 0)
     assert (remote.boots, remote.latest) == clock
-    assert wire.counters.unexpected_answers == 4 * len(right) + 4
+    assert wire.counters.unexpected_answers == 4 * len(right) + 6
     wire.receive(right, address)
     wire.receive(right, address)
     assert [(answer.status, answer.report) for answer in answers] == [(0, None)]
-    assert wire.counters.unexpected_answers == 4 * len(right) + 5
+    assert wire.counters.unexpected_answers == 4 * len(right) + 7
     wire.close()
 
 

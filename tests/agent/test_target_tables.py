@@ -230,6 +230,12 @@ def test_what_is_fixed_while_a_row_is_active(tmp_path: Path) -> None:
             await put(agent, f"{EXT}.1.{at}", "x", "ffffffff0000")
             await put(agent, f"{ADDR}.9.{at}", "i", "1")
             assert await value(agent, f"{EXT}.2.{at}") == "1400"
+            await put(agent, f"{ADDR}.9.{at}", "i", "6")
+            await put(agent, *address_row(163, "traps"))
+            assert await value(agent, f"{EXT}.2.{at}") == "484", "the mask and size went with their row"
+            await put(agent, f"{ADDR}.9.{at}", "i", "2")
+            await put(agent, f"{EXT}.1.{at}", "x", "ffffffff0000")
+            await put(agent, f"{ADDR}.9.{at}", "i", "1")
             assert agent.notify(EVENT, NAME) == 0, "a row that stands for many addresses gets nothing"
             await refused(agent, "inconsistentValue", "1.3.6.1.6.3.12.1.1.0", "i", "7")
             lock = await value(agent, "1.3.6.1.6.3.12.1.1.0")
