@@ -248,8 +248,11 @@ class Image:
             if left < 0 or left + 1 >= len(pages):
                 continue
             if len(pages[left].keys) + len(pages[left + 1].keys) <= MERGED_MOST:
-                pages[left].absorb(pages[left + 1])
-                pages[left + 1].forget()
+                gone = pages[left + 1]
+                pages[left].absorb(gone)
+                # `spots` may still know it
+                gone.forget()
+                gone.keys, gone.rows, gone.owners = [], [], []
                 del pages[left + 1], firsts[left + 1]
                 return
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import random
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -300,6 +303,36 @@ def test_where_a_row_was_found_is_forgotten_with_its_page() -> None:
     model.remove(last)
     assert gauge.get(key(last.index)) is None
     assert key(last.index) not in gauge.store.image.spots
+
+
+def test_rows_that_leave_are_freed_at_once() -> None:
+    model = Logged(4 * FILLED)
+    controller = made(model)
+    gauge = store(controller)
+    left: list[weakref.ref[Subject]] = []
+    chance = random.Random(5)
+    gc.disable()
+    try:
+        for _ in range(40):
+            gauge.run(None, 10_000, 10**6)
+            for subject in list(model.subjects)[:: chance.randrange(1, 30)]:
+                gauge.get(key(subject.index))
+            for _ in range(chance.randrange(40)):
+                subjects = list(model.subjects)
+                if chance.random() < 0.2:
+                    model.add(Subject(chance.randrange(5 * FILLED)))
+                else:
+                    subject = chance.choice(subjects)
+                    left.append(weakref.ref(subject))
+                    model.remove(subject)
+                    del subject
+                del subjects
+            gauge.get(key(1))
+            model.log.clear()
+            assert [ref for ref in left if ref() is not None] == []
+    finally:
+        gc.enable()
+    assert len(left) > 500
 
 
 # -- who is shown -------------------------------------------------------------------------------------------
