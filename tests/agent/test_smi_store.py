@@ -317,7 +317,7 @@ def test_rows_that_leave_are_freed_at_once() -> None:
             gauge.run(None, 10_000, 10**6)
             for subject in list(model.subjects)[:: chance.randrange(1, 30)]:
                 gauge.get(key(subject.index))
-            for _ in range(chance.randrange(40)):
+            for _ in range(min(chance.randrange(120), len(model.subjects) // 2)):
                 subjects = list(model.subjects)
                 if chance.random() < 0.2:
                     model.add(Subject(chance.randrange(5 * FILLED)))
