@@ -40,6 +40,8 @@ ADOPT_CHILD = frozenset({"INSTALLED", "UPDATING", "REKEYING", "REKEYED"})
 TOMBSTONES = 20_000
 TOMBSTONE_AGE = 300.0
 """Seconds that an ended SA is remembered: listings and events that are older than its end come sooner."""
+FORGOTTEN = 200
+"""Ended SAs that are forgotten at one time, so that it takes no time to speak of."""
 
 IkeKey = tuple[int, int]
 ChildKey = tuple[int, int, int]
@@ -117,8 +119,14 @@ class Feed:
         self.source.ike_stats.restarted()
         yield from Listing(self, self.begin_listing(), (), reason="restart").steps()
         # the new daemon's SAs may have the numbers of those before
-        self._ended_ike.clear()
-        self._ended_children.clear()
+        ended_ike, self._ended_ike = self._ended_ike, OrderedDict()
+        ended_children, self._ended_children = self._ended_children, OrderedDict()
+        while ended_ike or ended_children:
+            ended: OrderedDict[Any, Any]
+            for ended in (ended_ike, ended_children):
+                if ended:
+                    ended.popitem()
+            yield
 
     def forgetting(self) -> Steps:
         """Drop all rows of this source, in small steps."""
@@ -470,5 +478,9 @@ class Feed:
 
 
 def _forget(ended: OrderedDict[Any, Any], now: float) -> None:
-    while ended and (len(ended) > TOMBSTONES or now - next(iter(ended.values())).ended_at > TOMBSTONE_AGE):
+    for _ in range(FORGOTTEN):
+        if not ended:
+            break
+        if len(ended) <= TOMBSTONES and now - next(iter(ended.values())).ended_at <= TOMBSTONE_AGE:
+            break
         ended.popitem(last=False)

@@ -111,12 +111,6 @@ class Gateway(View):
 
     # --- what tables read ---------------------------------------------------------------------------------------------
 
-    def history_entries(self) -> Iterable[Ended]:
-        return self.history
-
-    def failure_entries(self) -> Iterable[Failure]:
-        return self.failures
-
     def _tallies(self) -> Iterable[Source]:
         yield from self.sources
         yield self._former

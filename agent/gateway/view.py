@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from agent.gateway.changes import SELECTOR, SUBJECTS, Domains, Stamped
 from agent.gateway.counters import Counts
-from agent.gateway.rings import Ended, Failure
 from agent.gateway.source import Progress, Source
 from agent.gateway.tunnels import ChildSa, IkeTunnel, SelectorPair, Tunnel
 
@@ -98,12 +97,6 @@ class View:
     def shows(self, pair: SelectorPair) -> bool:
         """Whether a tunnel that is seen has this pair of selectors."""
         return any(pair in feed.rows.pairs for feed in self.feeds.values())
-
-    def history_entries(self) -> Iterable[Ended]:
-        raise NotImplementedError
-
-    def failure_entries(self) -> Iterable[Failure]:
-        raise NotImplementedError
 
     # --- totals -------------------------------------------------------------------------------------------------------
 
@@ -215,14 +208,6 @@ class SourceView(View):
     def watch(self, domain: str) -> Stamped:
         shared = self.domains.ask(domain)
         return self.feed.source.changes.of.get(domain, shared)
-
-    def history_entries(self) -> Iterable[Ended]:
-        name = self.feed.source.name
-        return (entry for entry in self.gateway.history if entry.source == name)
-
-    def failure_entries(self) -> Iterable[Failure]:
-        name = self.feed.source.name
-        return (entry for entry in self.gateway.failures if entry.source == name)
 
     def can_command(self, source: Source) -> bool:
         return self.gateway.can_command(source)
