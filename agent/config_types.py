@@ -14,7 +14,7 @@ MODELS = {"any": 0, "v1": 1, "v2c": 2, "usm": 3}
 LEVELS = {"noAuthNoPriv": 1, "authNoPriv": 2, "authPriv": 3}
 """SnmpSecurityLevel numbers (RFC 3411)."""
 AUTH_PROTOCOLS = ("SHA-1", "SHA-224", "SHA-256", "SHA-384", "SHA-512", "MD5")
-PRIV_PROTOCOLS = ("AES-128", "AES-192", "AES-256", "DES")
+PRIV_PROTOCOLS = ("AES-128", "AES-192", "AES-256", "AES-192-C", "AES-256-C", "DES")
 KEY_SIZES = {
     "MD5": 16,
     "SHA-1": 20,
@@ -26,6 +26,8 @@ KEY_SIZES = {
     "AES-128": 16,
     "AES-192": 24,
     "AES-256": 32,
+    "AES-192-C": 24,
+    "AES-256-C": 32,
 }
 """Octets of a localized key (RFC 3414 sections 6.2, 7.2 and 8.2, RFC 3826, RFC 7860)."""
 WEAK = ("MD5", "DES")

@@ -40,8 +40,10 @@ PRIV_OIDS: dict[str, Oid] = {
     "AES-128": (*NO_PRIV[:-1], 4),
     "AES-192": (1, 3, 6, 1, 4, 1, 14832, 1, 3),
     "AES-256": (1, 3, 6, 1, 4, 1, 14832, 1, 4),
+    "AES-192-C": (1, 3, 6, 1, 4, 1, 9, 12, 6, 1, 1),
+    "AES-256-C": (1, 3, 6, 1, 4, 1, 9, 12, 6, 1, 2),
 }
-"""RFC 3414 section 5, RFC 3826; the last two are net-snmp's for keys extended as Blumenthal's draft says."""
+"""RFC 3414 section 5, RFC 3826; the last four as net-snmp has them: keys extended after Blumenthal, and Reeder."""
 _AUTH = {oid: name for name, oid in AUTH_OIDS.items()}
 _PRIV = {oid: name for name, oid in PRIV_OIDS.items()}
 

@@ -33,9 +33,9 @@ AUTH = {
     "SHA-512": ("sha512", 48),
 }
 """RFC 3414 sections 6 and 7, RFC 7860: hash, octets of msgAuthenticationParameters."""
-PRIV = {"DES": 16, "AES-128": 16, "AES-192": 24, "AES-256": 32}
+PRIV = {"DES": 16, "AES-128": 16, "AES-192": 24, "AES-256": 32, "AES-192-C": 24, "AES-256-C": 32}
 """Key octets. DES has 8 of key and 8 of pre-IV. AES-192 and AES-256 extend short keys as Blumenthal's draft says,
-which is what net-snmp does."""
+those with -C as Reeder's does; the names are net-snmp's."""
 
 
 class UsmError(Exception):
@@ -83,7 +83,12 @@ def localize(user: User, engine_id: bytes) -> LocalUser:
     if user.priv_key is not None:
         name, size = AUTH[user.auth][0], PRIV[user.priv]
         secret = user.priv_key.reveal()
-        priv_key = secret if user.localized else extended(localized_key(secret, engine_id, name), size, name)
+        priv_key = secret if user.localized else localized_key(secret, engine_id, name)
+        if not user.localized:
+            reeder = user.priv.endswith("-C")
+            priv_key = (
+                stretched(priv_key, size, engine_id, name) if reeder else extended(priv_key, size, name)
+            )
         if len(priv_key) < size:
             raise UsmError(f"user {user.name!r}: a localized {user.priv} key needs {size} octets")
         priv_key = priv_key[:size]
@@ -102,6 +107,13 @@ def extended(key: bytes, size: int, name: str) -> bytes:
     """A localized key made long enough (draft-blumenthal-aes-usm-04 section 3.1.2.1)."""
     while len(key) < size:
         key += hashlib.new(name, key).digest()
+    return key[:size]
+
+
+def stretched(key: bytes, size: int, engine_id: bytes, name: str) -> bytes:
+    """A localized key made long enough (draft-reeder-snmpv3-usm-3desede-00 section 2.1)."""
+    while len(key) < size:
+        key += localized_key(key, engine_id, name)
     return key[:size]
 
 
