@@ -86,7 +86,7 @@ async def sending(folder: Path, text: str = "", listen: str = "127.0.0.1:0") -> 
         await agent.stop()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What `condition` gives once it is true."""
     end = time.monotonic() + seconds
     while True:
@@ -177,7 +177,7 @@ class Trapd:
                 env={"PATH": os.environ.get("PATH", ""), "SNMP_PERSISTENT_DIR": str(self.folder / "trapd")},
             )
         before = self._log.read_text().count("NET-SNMP version")
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while not _listens(self.port) or self._log.read_text().count("NET-SNMP version") < max(before, 1):
             assert self.process.poll() is None, self._log.read_text()
             assert time.monotonic() < end, "snmptrapd does not listen"
