@@ -1,4 +1,4 @@
-"""The seam between the SNMP engine and the model: bindings, snapshots, index codec, SET transactions."""
+"""The seam between the SNMP engine and the model: bindings, stores, index codec, SET transactions."""
 
 from agent.smi.bindings import Column, ModuleBinding, Scalar, Table
 from agent.smi.errors import BindingError, ErrorStatus, SetError

@@ -17,7 +17,7 @@ class SmiCounters:
     indexes_invalid: int = 0
     indexes_duplicate: int = 0
     rows_errors: int = 0
-    snapshots_built: int = 0
+    images_built: int = 0
 
 
 @dataclass(slots=True)

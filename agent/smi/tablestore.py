@@ -241,7 +241,7 @@ class TableStore:
             since = yield from self._fill(image, found, since)
         finally:
             self._building = None
-        self.counters.snapshots_built += 1
+        self.counters.images_built += 1
         self._backlog.clear()
         self._overtaken.clear()
         self.image = image

@@ -1,4 +1,4 @@
-"""Reads over snapshots: lookup, order, holes, change stamps, what is left out and counted."""
+"""Reads through views: lookup, order, holes, change stamps, what is left out and counted."""
 
 from __future__ import annotations
 

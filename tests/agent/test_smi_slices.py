@@ -35,7 +35,7 @@ def test_a_large_table_is_read_ahead_in_slices() -> None:
         assert len(gauge.store.image) == 0
         await until(lambda: gauge.store.stamp is not None)
         assert len(gauge.store.image) == 3 * tablestore.READ_AT_ONCE
-        assert (model.reads, controller.counters.snapshots_built) == (1, 1)
+        assert (model.reads, controller.counters.images_built) == (1, 1)
         assert gauge.run(None, 10, 1000)[1] == 10
         assert model.reads == 1
 
@@ -49,7 +49,7 @@ def test_who_asks_before_a_table_was_read_ahead_gets_an_answer_all_the_same() ->
         controller.prepare()
         await asyncio.sleep(0)
         assert len(shown(store(controller))) == 3 * tablestore.READ_AT_ONCE
-        assert (model.reads, controller.counters.snapshots_built) == (1, 1)
+        assert (model.reads, controller.counters.images_built) == (1, 1)
 
     asyncio.run(run())
 
@@ -83,7 +83,7 @@ def test_the_old_image_serves_while_everything_is_read_again() -> None:
         assert list(shown(gauge)) == sorted(subject.index for subject in model.subjects)
         assert gauge.get(key(10**6)) is not None
         assert gauge.get(key(1)) is None
-        assert controller.counters.snapshots_built == 2
+        assert controller.counters.images_built == 2
 
     asyncio.run(run())
 

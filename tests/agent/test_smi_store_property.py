@@ -298,9 +298,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def follow(self, action: Callable[[], None]) -> None:
         """Let the store do something, and see that it lost nothing."""
-        built = self.table.counters.snapshots_built
+        built = self.table.counters.images_built
         action()
-        if self.table.counters.snapshots_built != built:
+        if self.table.counters.images_built != built:
             self.holder.clear()
         if self.table.stamp == self.model.stamp:
             assert self.shown == {subject: subject.lines for subject in self.model.subjects}
