@@ -175,6 +175,7 @@ def test_attending_follows_without_being_asked(monkeypatch: pytest.MonkeyPatch) 
                 await asyncio.sleep(0.001)
         finally:
             controller.leave()
+        await until(lambda: not controller._preparing)
         model.add(Subject(78))
         await asyncio.sleep(0.02)
         assert len(gauge.store.image) == 6
