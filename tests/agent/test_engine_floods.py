@@ -339,12 +339,12 @@ def test_no_flood_takes_memory_or_fills_the_log(
         assert agent.agent.usm is not None
         agent.agent.usm._started -= 500
     caplog.set_level(logging.INFO)
-    for number in range(1500):
+    for number in range(1200):
         everything(agent, *flood(number))
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for number in range(1500, 6000):
+        for number in range(1200, 3600):
             everything(agent, *flood(number))
         agent.transport.sent.clear()
         grown = tracemalloc.get_traced_memory()[0] - before
