@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import socket
 import struct
@@ -414,9 +415,11 @@ def _bind(address: Listen, beside: bool = False) -> socket.socket:
     try:
         if address.is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        if _is_everywhere(address.host):
+            if address.is_ipv6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         except OSError:
@@ -433,6 +436,11 @@ def _bind(address: Listen, beside: bool = False) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _is_everywhere(host: str) -> bool:
+    """Whether a socket bound to this is bound to all addresses of the machine."""
+    return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
 
 
 def _asked_at(ancillary: list[tuple[int, int, bytes]]) -> bytes:

@@ -72,22 +72,14 @@ class CommunitySession:
         size = len(content)
         return b"0%b%b" % (LENGTHS[size] if size < 2048 else ber.length(size), content)
 
-    def again(self, request_id: bytes, varbinds: bytes) -> bytes:
-        """The Response to a request-id given without its tag and length."""
-        size = len(varbinds)
-        frame = self._frames.get(size << 3 | len(request_id))
-        if frame is None:
-            frame = self._frame(request_id, varbinds)
-        before, between = frame
-        return before + request_id + between + varbinds
-
-    def _frame(self, request_id: bytes, varbinds: bytes) -> tuple[bytes, bytes]:
-        """What stands before and behind a request-id of this size in a Response with VarBinds of this size."""
-        size = len(varbinds)
-        message = self.message(b"\x02%c%b" % (len(request_id), request_id), varbinds)
-        at = len(message) - size - len(NO_ERROR) - 1 - len(ber.length(size))
-        if len(self._frames) >= MAX_FRAMES:
-            self._frames.clear()
-        frame = message[: at - len(request_id)], message[at : len(message) - size]
-        self._frames[size << 3 | len(request_id)] = frame
-        return frame
+    def frame(self, request_id: int, varbinds: int) -> tuple[bytes, bytes]:
+        """What stands before and behind the content of a request-id, in a Response with VarBinds, of these sizes."""
+        found = self._frames.get(varbinds << 3 | request_id)
+        if found is None:
+            message = self.message(b"\x02%c%b" % (request_id, bytes(request_id)), bytes(varbinds))
+            at = len(message) - varbinds - len(NO_ERROR) - 1 - len(ber.length(varbinds))
+            found = message[: at - request_id], message[at : len(message) - varbinds]
+            if len(self._frames) >= MAX_FRAMES:
+                self._frames.clear()
+            self._frames[varbinds << 3 | request_id] = found
+        return found

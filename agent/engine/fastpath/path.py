@@ -99,10 +99,17 @@ class FastPath:
         self._counters.in_pkts += 1
         try:
             shape = self._shapes.get(address)
-            if shape is not None and data.startswith(shape.prefix):
-                found = self._as_before(data, shape, address)
-                if found is not None:
-                    return found
+            if shape is not None:
+                prefix, size, pdu, start, end, kind, respond, room, session = shape
+                # a request-id of which the first octet decides that it has its only encoding
+                if len(data) == size and data.startswith(prefix) and 0 < data[start] < 0xFF:
+                    try:
+                        varbinds = respond(kind, data[end:], room)
+                    except Refused as refused:
+                        return self._community_error(session, data, pdu, address, refused)
+                    if varbinds is not None:
+                        before, between = session.frame(end - start, len(varbinds))
+                        return before + data[start:end] + between + varbinds
             # the outermost SEQUENCE and msgVersion
             size = data[1]
             position = 2
@@ -160,20 +167,9 @@ class FastPath:
         start = end + 2 - len(request_id)
         if len(self._shapes) >= MAX_SESSIONS:
             self._shapes.clear()
-        self._shapes[address] = Shape(data[:start], len(data), stop, start, end, kind, session)
+        respond = session.sight.quick.respond
+        self._shapes[address] = Shape(data[:start], len(data), stop, start, end, kind, respond, room, session)
         return session.message(request_id, varbinds)
-
-    def _as_before(self, data: bytes, shape: Shape, address: tuple[Any, ...]) -> bytes | None:
-        """The answer to a message that begins as one before it did; None: not known. Raises NotMine, IndexError."""
-        _, size, pdu, start, end, kind, session = shape
-        # a request-id of which the first octet decides that it has its only encoding
-        if len(data) != size or not 0 < data[start] < 0xFF:
-            return None
-        try:
-            varbinds = session.sight.quick.respond(kind, data[end:], session.rooms[end - start])
-        except Refused as refused:
-            return self._community_error(session, data, pdu, address, refused)
-        return None if varbinds is None else session.again(data[start:end], varbinds)
 
     def _community_error(
         self,

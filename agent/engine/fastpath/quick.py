@@ -13,6 +13,7 @@ None, and the usual way (`parse`, `names`, `answer`) decides, from which `learn`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.engine.fastpath import parse, walk
@@ -48,6 +49,9 @@ class Shape(NamedTuple):
     """Where the request-id's content begins, and ends."""
     stop: int
     kind: int
+    respond: Callable[[int, bytes, int], bytes | None]
+    room: int
+    """Octets that the VarBinds of a Response may have."""
     session: CommunitySession
 
 
