@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_lab import FLOW, Beside, thread_beside_fake
-from lab.policy import lacking
+from agent_lab import FLOW, Beside, Program, thread_beside_fake
+from lab.policy import require_module
 from lab.process import wait_until
 from pysnmp.hlapi.v3arch import asyncio as manager
 from pysnmp.proto import rfc1902, rfc1905
 from smi_support import CONFIG, DOTTED, Running, TestModel, rows, running
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:pysnmp")
 
 SYSTEM = "1.3.6.1.2.1.1"
 NAME, CONTACT = f"{SYSTEM}.5.0", f"{SYSTEM}.4.0"
@@ -30,10 +33,7 @@ PAIRS = [(auth, priv) for auth in ALL_AUTH for priv in ("", *ALL_PRIV)]
 @pytest.fixture(scope="session", autouse=True)
 def _namespaces_and_tools() -> None:
     """No namespaces and no programs here; gufo-snmp where there are wheels."""
-    try:
-        import gufo.snmp  # noqa: F401
-    except ImportError:
-        lacking("gufo-snmp is not installed (pip install -e .[dev]; wheels are for x86-64)")
+    require_module("gufo.snmp", "gufo-snmp")
 
 
 def user(auth: str, priv: str) -> str:
@@ -68,24 +68,27 @@ def port_of(agent: Running) -> int:
 # --- gufo-snmp --------------------------------------------------------------------------------------------------------
 
 
+def gufo_user(auth: str, priv: str) -> Any:
+    from gufo.snmp import User
+    from gufo.snmp import user as keys
+
+    auth_key = getattr(keys, auth.replace("-", "").capitalize() + "Key")(PASSWORDS[0].encode())
+    priv_key = (
+        getattr(keys, priv.replace("-", "").capitalize() + "Key")(PASSWORDS[1].encode()) if priv else None
+    )
+    return User(auth + priv, auth_key=auth_key, priv_key=priv_key)
+
+
 def gufo(agent: Running, who: tuple[str, str] | str, ipv6: bool = False, **options: Any) -> Any:
     """A session: (auth, priv) for SNMPv3, 'v1' or 'v2c' for the reader's community."""
-    from gufo.snmp import SnmpVersion, User
-    from gufo.snmp import user as keys
+    from gufo.snmp import SnmpVersion
     from gufo.snmp.sync import SnmpSession
 
     host, port = next(address for address in agent.agent.addresses if (":" in address[0]) == ipv6)
     if isinstance(who, str):
         version = {"v1": SnmpVersion.v1, "v2c": SnmpVersion.v2c}[who]
         return SnmpSession(host, port=port, community="reader", version=version, timeout=3, **options)
-    auth, priv = who
-    auth_key = getattr(keys, auth.replace("-", "").capitalize() + "Key")(PASSWORDS[0].encode())
-    priv_key = (
-        getattr(keys, priv.replace("-", "").capitalize() + "Key")(PASSWORDS[1].encode()) if priv else None
-    )
-    session = SnmpSession(
-        host, port=port, user=User(auth + priv, auth_key=auth_key, priv_key=priv_key), timeout=3, **options
-    )
+    session = SnmpSession(host, port=port, user=gufo_user(*who), timeout=3, **options)
     session.refresh()
     return session
 
@@ -297,6 +300,46 @@ def test_pysnmp_bulk_and_walk(agent: Running, who: Any) -> None:
                 assert seen == [(f"{TABLE}.2.{n}", n) for n in range(1, ROWS + 1)]
 
     asyncio.run(main())
+
+
+def test_managers_go_on_after_the_agent_was_killed(tmp_path: Path, repository: Path) -> None:
+    """The same sessions: boots are one higher, and each gets in step again by the Report that tells so."""
+    from gufo.snmp.sync import SnmpSession
+
+    boots = "1.3.6.1.6.3.10.2.1.2.0"
+    text = CONFIG.replace("[agent]", '[agent]\nstate_dir = "state"', 1).replace(
+        '"127.0.0.1:0", "[::1]:0"', '"127.0.0.1:PORT"'
+    )
+    program = Program(tmp_path, repository, text + ACCESS + user("SHA-256", "AES-128"), "reader", PASSWORDS)
+
+    async def by_pysnmp() -> None:
+        engine = manager.SnmpEngine()
+        target = await manager.UdpTransportTarget.create(("127.0.0.1", program.port), timeout=2, retries=2)
+        asked = manager.ObjectType(manager.ObjectIdentity(boots))
+        try:
+            for expected in (2, 3):
+                trouble, status, _, found = await manager.get_cmd(
+                    engine, WHO["v3"], target, manager.ContextData(), asked, lookupMib=False
+                )
+                assert (trouble, int(status), int(found[0][1])) == (None, 0, expected)
+                if expected == 2:
+                    await asyncio.to_thread(program.kill)
+                    await asyncio.to_thread(program.start)
+        finally:
+            engine.close_dispatcher()
+
+    try:
+        program.start()
+        session = SnmpSession("127.0.0.1", port=program.port, user=gufo_user("SHA-256", "AES-128"), timeout=2)
+        session.refresh()
+        assert session.get(boots) == 1
+        program.kill()
+        program.start()
+        session.refresh()
+        assert session.get(boots) == 2
+        asyncio.run(by_pysnmp())
+    finally:
+        program.end()
 
 
 REFUSED = {

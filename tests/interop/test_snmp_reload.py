@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from agent_lab import Program, free_port
+from lab.policy import require_module
 from smi_support import request, snmp, unwrap, v2c
 
 from agent.engine.pdu import GET, GETBULK, RESPONSE
@@ -144,14 +145,15 @@ class Gufo(Asker):
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
-        sync = pytest.importorskip("gufo.snmp.sync")
-        keys = pytest.importorskip("gufo.snmp.user")
+        from gufo.snmp import user as keys
+        from gufo.snmp.sync import SnmpSession
+
         user = keys.User(
             "steady",
             auth_key=keys.Sha256Key(SECRETS[0].encode()),
             priv_key=keys.Aes128Key(SECRETS[1].encode()),
         )
-        self.session = sync.SnmpSession("127.0.0.1", port=program.port, user=user, timeout=3)
+        self.session = SnmpSession("127.0.0.1", port=program.port, user=user, timeout=3)
         self.session.refresh()
 
     def ask(self) -> str:
@@ -186,6 +188,7 @@ BROKEN = (
 
 def test_reloads_under_load(program: Program) -> None:
     """Fifty of them: users, communities and addresses come and go; every sixth file is broken."""
+    require_module("gufo.snmp", "gufo-snmp")
     good = program.config.read_text()
     spare = free_port()
     askers = [Community(program), NetSnmp(program), Gufo(program), Setter(program)]

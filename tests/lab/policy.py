@@ -7,6 +7,7 @@ to get it.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,18 @@ def require_tool(name: str, environment: Mapping[str, str] = os.environ) -> str:
         package = PACKAGE_OF.get(name, name)
         lacking(f"{name} is not installed (apt-get install {package})", environment)
     return found
+
+
+def require_module(name: str, package: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Python module `name` of PyPI's `package`, or the end of the test by the policy above."""
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        lacking(
+            f"{package} is not installed (pip install -e .[dev], where there are wheels of it)", environment
+        )
 
 
 def require_root(environment: Mapping[str, str] = os.environ) -> None:

@@ -50,3 +50,14 @@ def test_no_root_fails_under_ci_and_is_skipped_otherwise(monkeypatch: pytest.Mon
     with pytest.raises(pytest.skip.Exception, match="need root"):
         policy.require_root({})
     assert policy.not_tested == {"network namespaces need root": 1}
+
+
+def test_missing_module_fails_under_ci_and_is_skipped_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "not_tested", {})
+    policy.require_module("json.decoder", "json", {"CI": "true"})
+    for name in ("no_such_module", "no_such_package.module"):
+        with pytest.raises(pytest.fail.Exception, match="no-such is not installed"):
+            policy.require_module(name, "no-such", {"CI": "true"})
+        with pytest.raises(pytest.skip.Exception, match="no-such is not installed"):
+            policy.require_module(name, "no-such", {})
+    assert sum(policy.not_tested.values()) == 2
