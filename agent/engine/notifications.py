@@ -12,6 +12,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from agent.config import User
@@ -327,8 +328,10 @@ class NotificationOriginator:
         """Send an inform, or what must be learned before it can be sent."""
         destination = item.destination
         session = Session(destination.address, destination.version, destination.level)
-        session.answered = lambda answer: self._answered(item, session, answer)
-        pdu = ber.tlv(INFORM_PDU, content(item.notification, self._request_id()))
+        session.answered = partial(self._answered, item)
+        # the same in each try, so that a receiver can tell a repetition (RFC 3416 section 4.1)
+        item.request_id = item.request_id or self._request_id()
+        pdu = ber.tlv(INFORM_PDU, content(item.notification, item.request_id))
         if destination.version != V3:
             if not self._identify(session, item):
                 self._end(item)

@@ -53,6 +53,7 @@ class Item:
     destination: Destination
     confirmed: bool
     tries: int = 0
+    request_id: int = 0
     syncs: int = 0
     session: Session | None = None
     timer: asyncio.TimerHandle | None = None

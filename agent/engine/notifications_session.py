@@ -54,7 +54,7 @@ class Session:
     user: LocalUser | None = None
     remote: RemoteEngine | None = None
     discovers: bool = False
-    answered: Callable[[Answer], None] | None = None
+    answered: Callable[[Session, Answer], None] | None = None
     message_id: int = 0
     handle: int = 0
     size: int = 0

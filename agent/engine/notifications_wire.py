@@ -253,9 +253,11 @@ class NotificationWire:
             return
         if status:
             oid = tuple(status["oid"]) if "oid" in status else ()
-            session.answered(Answer(report=oid, engine_id=opened.engine_id))
+            session.answered(session, Answer(report=oid, engine_id=opened.engine_id))
         else:
-            session.answered(Answer(status=int(pdu.getComponentByPosition(1)), engine_id=opened.engine_id))
+            session.answered(
+                session, Answer(status=int(pdu.getComponentByPosition(1)), engine_id=opened.engine_id)
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,7 +312,9 @@ def test_no_octet_of_an_authentic_answer_can_be_changed(level: int) -> None:
     address = Address("192.0.2.1", 162)
     remote = RemoteEngine(engine.usm.engine_id, 3, 0, time.monotonic())
     user = engine.usm.users[b"u"]
-    session = Session(address, 3, level, user=user, remote=remote, answered=answers.append)
+    session = Session(
+        address, 3, level, user=user, remote=remote, answered=lambda session, answer: answers.append(answer)
+    )
     inform = ber.tlv(0xA6, pdus.content(5, 0, 0, ber.varbind(ber.oid_content(SYS_NAME), b"\x04\x03abc")))
     wire.send(session, inform)
     (right,) = engine(sent[0])
