@@ -161,11 +161,11 @@ class Twins:
             if value != counters[1][name]
         }
         opened = self.opened(data)
-        expected, answer = self.opened(expected), self.opened(answer)
+        said = [found.hex()[:1000] if found else found for found in map(self.opened, (expected, answer))]
         return (
             f"from {address}, {'fast' if taken else 'not taken'}: {data.hex()}\n"
             f"deciphered: {opened.hex() if opened else None}\n"
-            f"plain: {expected.hex()[:1000] if expected else expected}\nfast:  {answer.hex()[:1000] if answer else answer}\n"
+            f"plain: {said[0]}\nfast:  {said[1]}\n"
             f"counters (plain, fast): {apart}"
         )
 
@@ -398,10 +398,17 @@ class Questions:
         self.usm = usm
         self.clients = [Client(usm.users[name.encode()], level, usm.engine_id) for name, level in LEVELS]
         self.recent: list[bytes] = []
+        self.columns = [column(name) for name in VALUE_COLUMNS]
+        self.burst: list[tuple[bytes, tuple[Any, ...], bool]] = []
 
     def next(self) -> tuple[bytes, tuple[Any, ...], bool]:
         draw = self.draw
+        if self.burst:
+            return self.burst.pop()
         chance = draw.random()
+        if chance > 0.96:
+            self.poll()
+            return self.burst.pop()
         address = draw.choice(HOSTS)
         if chance < 0.04 and self.recent:
             # a poller asks the same again
@@ -414,6 +421,33 @@ class Questions:
         if chance < 0.84:
             return self.message(self.odd_pdu(), odd=True)[0], address, False
         return self.mutated(self.message(self.pdu(), odd=draw.random() < 0.5)[0]), address, False
+
+    def poll(self) -> None:
+        """What a poller sends: one request after the other, alike but for ids and rows; broken ones in between."""
+        draw = self.draw
+        kind = draw.choice((GET, GET, GETNEXT, GETBULK))
+        columns = draw.choices(self.columns, k=draw.choice((1, 1, 1, 2, 5, 20)))
+        low, high = draw.choice(((1, 45), (1, 127), (128, 300)))
+        numbers = ber.integer(0) + ber.integer(draw.choice((1, 5, 10, 300)) if kind == GETBULK else 0)
+        client, seconds, boots = draw.choice(self.clients), self.usm.engine_time, self.usm.boots
+        version, name = draw.choice((0, 1, 1, 3, 3)), draw.choice(COMMUNITIES)
+        options = {"max_size": draw.choice(SIZES)}
+        address = ("127.0.0.1", draw.randrange(40000, 40004))
+        for _ in range(6):
+            varbinds = self.varbinds([ber.oid_content((*oid, draw.randrange(low, high))) for oid in columns])
+            content = ber.integer(draw.randrange(2**24, 2**31)) + numbers + ber.tlv(0x30, varbinds)
+            if draw.random() < 0.1:
+                # a PDU that breaks inside what is enciphered and signed
+                content = self.mutated(content)
+            pdu = ber.tlv(kind, content)
+            if version == 3:
+                options["message_id"] = draw.randrange(2**24, 2**31)
+                data = client.message(pdu, boots, seconds + draw.randrange(3), **options)
+            else:
+                data = messages.community_message(version, name, pdu)
+            if draw.random() < 0.15:
+                data = self.mutated(data)
+            self.burst.append((data, address, False))
 
     # -- PDUs -----------------------------------------------------------------------------------------------
 
