@@ -17,11 +17,12 @@ EVERY = sorted(path for folder in FOLDERS for path in folder.glob("*.mib"))
 Require = Callable[[str], str]
 
 
+NOTIFICATIONS = ("SNMP-TARGET-MIB", "SNMP-COMMUNITY-MIB", "SNMPv2-TM", "TRANSPORT-ADDRESS-MIB")
 SECURITY = ("SNMP-MPD-MIB", "SNMP-USER-BASED-SM-MIB", "SNMP-USM-AES-MIB", "SNMP-USM-HMAC-SHA2-MIB")
 
 
 @pytest.mark.parametrize(
-    "module", [*SERVED, *SECURITY, "SNMPv2-MIB", "SNMP-FRAMEWORK-MIB", "INET-ADDRESS-MIB"]
+    "module", [*SERVED, *SECURITY, *NOTIFICATIONS, "SNMPv2-MIB", "SNMP-FRAMEWORK-MIB", "INET-ADDRESS-MIB"]
 )
 def test_smilint_has_nothing_to_say(module: str, mib_path: str, require_tool: Require) -> None:
     path = next(path for path in EVERY if path.stem == module)
@@ -30,13 +31,20 @@ def test_smilint_has_nothing_to_say(module: str, mib_path: str, require_tool: Re
     assert (done.stdout + done.stderr).strip() == ""
 
 
-def test_smilint_says_of_access_control_what_is_known(mib_path: str, require_tool: Require) -> None:
-    """The subtree in the index of views is published without a size."""
-    path = next(path for path in EVERY if path.stem == "SNMP-VIEW-BASED-ACM-MIB")
+@pytest.mark.parametrize(
+    ("module", "subtree"),
+    [
+        ("SNMP-VIEW-BASED-ACM-MIB", "vacmViewTreeFamilySubtree"),
+        ("SNMP-NOTIFICATION-MIB", "snmpNotifyFilterSubtree"),
+    ],
+)
+def test_smilint_says_what_is_known(module: str, subtree: str, mib_path: str, require_tool: Require) -> None:
+    """The subtrees in the indexes of views and filters are published without a size."""
+    path = next(path for path in EVERY if path.stem == module)
     command = [require_tool("smilint"), "-c", mib_path, "-l", "3", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     (line,) = (done.stdout + done.stderr).strip().splitlines()
-    assert "`vacmViewTreeFamilySubtree' of row" in line
+    assert f"`{subtree}' of row" in line
     assert "size restriction" in line
 
 
