@@ -25,7 +25,8 @@ ROWS = 40
 PASSWORDS = ("an authentication password", "and one for privacy")
 AUTH = {"SHA-224": 28, "SHA-256": 32, "SHA-384": 48, "SHA-512": 64}
 WEAK_AUTH = ("MD5", "SHA-1")
-PRIV = ("AES-128", "AES-192", "AES-256")
+PRIV = ("AES-128", "AES-192", "AES-256", "AES-192-C", "AES-256-C")
+"""-C: the keys extended after Reeder, as Cisco does; else after Blumenthal."""
 ALL_AUTH, ALL_PRIV = (*WEAK_AUTH, *AUTH), ("DES", *PRIV)
 PAIRS = [(auth, priv) for auth in ALL_AUTH for priv in ("", *ALL_PRIV)]
 
@@ -73,10 +74,10 @@ def gufo_user(auth: str, priv: str) -> Any:
     from gufo.snmp import user as keys
 
     auth_key = getattr(keys, auth.replace("-", "").capitalize() + "Key")(PASSWORDS[0].encode())
-    priv_key = (
-        getattr(keys, priv.replace("-", "").capitalize() + "Key")(PASSWORDS[1].encode()) if priv else None
-    )
-    return User(auth + priv, auth_key=auth_key, priv_key=priv_key)
+    kind = priv.removesuffix("-C").replace("-", "").capitalize() + "Key"
+    priv_key = getattr(keys, kind)(PASSWORDS[1].encode()) if priv else None
+    extended = keys.KeyExpansion.Cisco if priv.endswith("-C") else keys.KeyExpansion.Blumenthal
+    return User(auth + priv, auth_key=auth_key, priv_key=priv_key, key_expansion=extended)
 
 
 def gufo(agent: Running, who: tuple[str, str] | str, ipv6: bool = False, **options: Any) -> Any:
@@ -174,13 +175,14 @@ PYSNMP_AUTH = {
     "SHA-384": manager.USM_AUTH_HMAC256_SHA384,
     "SHA-512": manager.USM_AUTH_HMAC384_SHA512,
 }
-# the keys of AES-192 and -256 extended as Blumenthal has it, which is what net-snmp and we do
 PYSNMP_PRIV = {
     "": manager.USM_PRIV_NONE,
     "DES": manager.USM_PRIV_CBC56_DES,
     "AES-128": manager.USM_PRIV_CFB128_AES,
     "AES-192": manager.USM_PRIV_CFB192_AES_BLUMENTHAL,
     "AES-256": manager.USM_PRIV_CFB256_AES_BLUMENTHAL,
+    "AES-192-C": manager.USM_PRIV_CFB192_AES,
+    "AES-256-C": manager.USM_PRIV_CFB256_AES,
 }
 Asked = tuple[Any, int, int, list[tuple[str, Any]]]
 

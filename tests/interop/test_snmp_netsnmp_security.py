@@ -16,7 +16,11 @@ from smi_support import CONFIG, DOTTED, Running, TestModel, rows, running, snmp
 
 AUTH = {"MD5": "MD5", "SHA-1": "SHA", **{f"SHA-{bits}": f"SHA-{bits}" for bits in (224, 256, 384, 512)}}
 """Our name of an authentication protocol -> net-snmp's."""
-PRIV = {"DES": "DES", "AES-128": "AES", "AES-192": "AES-192", "AES-256": "AES-256"}
+PRIV = {
+    "DES": "DES",
+    "AES-128": "AES",
+    **{name: name for name in ("AES-192", "AES-256", "AES-192-C", "AES-256-C")},
+}
 WEAK = ("MD5", "SHA-1", "DES")
 LEVELS = ("noAuthNoPriv", "authNoPriv", "authPriv")
 PASSWORDS = ("an authentication password", "and one for privacy")
