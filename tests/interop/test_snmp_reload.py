@@ -230,8 +230,8 @@ def test_reloads_under_load(program: Program) -> None:
                 assert time.monotonic() < deadline, (number, expected, got)
     for asker in askers:
         asker.finish()
-        assert asker.answers > 10
-    assert askers[0].answers > 200
+        assert asker.answers > 5
+    assert askers[0].answers > 100
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=["toml", "algorithm", "oid", "group", "address", "state"])

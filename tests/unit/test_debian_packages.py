@@ -82,6 +82,18 @@ def test_root_gets_what_is_missing_and_no_service(tmp_path: Path, script: Path) 
     assert not machine.policy.exists()
 
 
+def test_tests_bring_no_service_either(tmp_path: Path, script: Path) -> None:
+    """Further managers and receivers are installed for the tests, and nothing of them runs by itself."""
+    machine = Machine(tmp_path, script, f"{WANTED} strongswan-starter", 0)
+    done = machine.run("test")
+    assert done.returncode == 0, done.stderr
+    calls = machine.calls()
+    assert "prometheus-snmp-exporter" in calls[1]
+    assert "policy 101" in calls[1]
+    disabled = {call.split()[-1] for call in calls if " disable " in call}
+    assert disabled == {"snmptrapd.service", "prometheus-snmp-exporter.service"}
+
+
 def test_apts_failure_is_shown_and_told(tmp_path: Path, script: Path) -> None:
     machine = Machine(tmp_path, script, "", 0, apt_status=100)
     done = machine.run()
