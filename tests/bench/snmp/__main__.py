@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from bench.figures import Figure, table
@@ -73,9 +74,16 @@ def main() -> int:
     figures: list[Figure] = []
     load = os.getloadavg()[0]
     started = time.monotonic()
+    broken: list[str] = []
     for name in names:
-        print(f"bench-snmp: {name} ...", file=sys.stderr, flush=True)
-        figures += BENCHES[name](rounds)
+        began = time.monotonic()
+        print(f"bench-snmp: {name} ...", end=" ", file=sys.stderr, flush=True)
+        try:
+            figures += BENCHES[name](rounds)
+        except Exception:
+            traceback.print_exc()
+            broken.append(name)
+        print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     goals = [figure for figure in figures if figure.goal is not None]
     missed = [figure.what for figure in goals if figure.goal is not None and not figure.goal.met]
     head = (
@@ -86,6 +94,7 @@ def main() -> int:
     )
     verdict = f"{len(goals) - len(missed)} of {len(goals)} goals met"
     verdict += f"; missed: {', '.join(missed)}" if missed else ""
+    verdict += f"; NOT MEASURED, see above: {', '.join(broken)}" if broken else ""
     report = f"{head}\n\n{table(figures)}\n\n{verdict}"
     print(report)
     if options.json:
@@ -93,7 +102,7 @@ def main() -> int:
             json.dump([figure.as_json() for figure in figures], out, indent=1)
     if options.doc:
         write_doc(report)
-    return 0
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

@@ -55,25 +55,33 @@ def gateway(tunnels: int, path: Path) -> Iterator[None]:
 
 
 class Manager:
-    """Asks one instance at a time and waits for no answer longer than a few milliseconds."""
+    """Asks one instance at a time; an answer that comes too late is none."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.connect(("127.0.0.1", port))
+        self.number = 0
 
     def get(self, oid: ber.Oid, patience: float) -> int | None:
-        """An integer value; None if no answer comes in time."""
-        varbinds = ber.tlv(0x30, ber.varbind(ber.oid_content(oid), ber.NULL_VALUE))
-        request = ber.tlv(pdu.GET, ber.integer(1) + ber.integer(0) + ber.integer(0) + varbinds)
-        self.socket.settimeout(patience)
+        """An integer value, -1 where the instance does not exist; None if no answer comes in time."""
+        self.number += 1
+        request_id = ber.integer((1 << 24) + self.number)
+        name = ber.oid_content(oid)
+        varbinds = ber.tlv(0x30, ber.varbind(name, ber.NULL_VALUE))
+        request = ber.tlv(pdu.GET, request_id + ber.integer(0) + ber.integer(0) + varbinds)
+        deadline = time.perf_counter() + patience
         try:
             self.socket.send(messages.community_message(1, b"bench", request))
-            answer = self.socket.recv(65535)
+            while (left := deadline - time.perf_counter()) > 0:
+                self.socket.settimeout(left)
+                answer = self.socket.recv(65535)
+                if request_id in answer:
+                    # the value of a response with one varbind is what it ends with
+                    value = answer[answer.rindex(name) + len(name) :]
+                    return int.from_bytes(value[2:], "big") if value[0] < 0x80 else -1
         except (TimeoutError, ConnectionRefusedError):
-            return None
-        # the value of a response with one varbind is what it ends with
-        content = answer[answer.rindex(ber.oid_content(oid)) + len(ber.oid_content(oid)) :]
-        return int.from_bytes(content[2:], "big") if content[0] not in (0x80, 0x81, 0x82) else -1
+            pass
+        return None
 
 
 def until(manager: Manager, oid: ber.Oid, least: int, pause: float, started: float) -> tuple[float, float]:
