@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         return asyncio.run(check(daemon))
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
-        return runner.run(serve(daemon))
+        status = runner.run(serve(daemon))
+        gc.freeze()  # the process ends: to look for garbage among ten thousand tunnels first would take half a second
+        return status
 
 
 async def check(daemon: object) -> int:
