@@ -36,6 +36,7 @@ class V3User:
         "_parameters_at",
         "_scoped",
         "_tail",
+        "_times",
         "cipher",
         "hosts",
         "level",
@@ -70,6 +71,7 @@ class V3User:
         self._scoped = ber.tlv(4, usm.engine_id)
         self._parameters = b""
         self._parameters_at = -1
+        self._times = b""
 
     def requester(self, context: bytes, host: str, port: int) -> Requester:
         """Who asks, as the plain path names it."""
@@ -115,23 +117,28 @@ class V3User:
         if seconds != self._parameters_at:
             self._parameters = self._until_digest(usm, seconds)
             self._parameters_at = seconds
+            self._times = struct.pack(">II", usm.boots, seconds)
+        # lengths from the inside out, then all octets at once
         size = len(varbinds)
-        content = b"%b%b0%b%b" % (
+        list_length = LENGTHS[size] if size < 2048 else ber.length(size)
+        size += len(request_id) + 7 + len(list_length)
+        pdu_length = LENGTHS[size] if size < 2048 else ber.length(size)
+        size += len(self._scoped) + 3 + len(context) + len(pdu_length)
+        content = b"0%b%b\x04%b%b\xa2%b%b%b0%b%b" % (
+            LENGTHS[size] if size < 2048 else ber.length(size),
+            self._scoped,
+            LENGTHS[len(context)],
+            context,
+            pdu_length,
             request_id,
             NO_ERROR,
-            LENGTHS[size] if size < 2048 else ber.length(size),
+            list_length,
             varbinds,
         )
-        size = len(content)
-        length = LENGTHS[size] if size < 2048 else ber.length(size)
-        content = b"%b\x04%b%b\xa2%b%b" % (self._scoped, LENGTHS[len(context)], context, length, content)
-        size = len(content)
-        content = b"0%b%b" % (LENGTHS[size] if size < 2048 else ber.length(size), content)
         if self.level == 3:
             assert self.cipher is not None
             salt = usm.next_salt()
-            iv = struct.pack(">II8s", usm.boots, seconds, salt)
-            content = self.cipher.encrypt(iv, content)
+            content = self.cipher.encrypt(self._times + salt, content)
             size = len(content)
             length = LENGTHS[size] if size < 2048 else ber.length(size)
             content = b"\x04\x08%b\x04%b%b" % (salt, length, content)
