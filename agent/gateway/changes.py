@@ -103,10 +103,12 @@ class ChangeLog:
             return None
         if self._open:
             self._close()
+        first = len(self._sets)
+        while first and self._sets[first - 1][0] > stamp:
+            first -= 1
+        # in the order of time: who gave up an index comes before who has it now
         found: dict[Subject, None] = {}
-        for made, entries in reversed(self._sets):
-            if made <= stamp:
-                break
+        for _, entries in self._sets[first:]:
             found.update(entries)
         return found
 
