@@ -40,6 +40,8 @@ FULL_ROUNDS = 4
 """Rounds that took all they might before the next ones may take more."""
 BACKLOG = 1024
 """Datagrams read and sorted by sender in one go when more come than can be answered."""
+FEW = 8
+"""So many that wait are no backlog."""
 BACKLOG_DATAGRAM = 16384
 """Larger datagrams are dropped while there is a backlog: it is bounded in memory as in number."""
 SLICE = 0.002
@@ -374,20 +376,36 @@ class _Endpoint:
             self.send(answer, address, asked_at)
 
     def _sort(self) -> None:
-        """Read on without answering, so that who sends most cannot take the others' turn."""
+        """Read on without answering, so that who sends most cannot take the others' turn.
+
+        So few that there is nothing to sort are answered: managers that ask on as soon as they are answered.
+        """
         queue = self._transport.queue
-        for taken in range(BACKLOG):
+        waiting: list[Waiting] = []
+        few = 0 if self._transport.flooded else FEW
+        for _ in range(BACKLOG):
             try:
                 data, address, asked_at = self._receive()
+            except (BlockingIOError, InterruptedError):
+                break
             except OSError as error:
-                if self._is_empty(error, taken):
-                    break
+                log.debug("receive: %s", error)
                 continue
             if len(data) > BACKLOG_DATAGRAM:
                 queue.dropped += 1
-            else:
-                queue.put(address[0], address[1], (data, address, self, asked_at))
+                continue
+            waiting.append((data, address, self, asked_at))
+            if len(waiting) > few:
+                for item in waiting:
+                    queue.put(item[1][0], item[1][1], item)
+                waiting.clear()
+                few = 0
+        for data, address, _, asked_at in waiting:
+            if not self.closed:
+                self.answer(data, address, asked_at)
         if queue:
+            self._quota = 1
+            self._full = 0
             self._transport.backlog()
 
     def send(self, data: bytes, address: tuple[Any, ...], answer_from: bytes) -> None:
