@@ -36,7 +36,7 @@ SO_RCVBUFFORCE = 33
 RECEIVE_BUFFER = 8 << 20
 DRAIN = 32
 """Datagrams taken from one socket before others get their turn."""
-FULL_ROUNDS = 4
+FULL_ROUNDS = 32
 """Rounds that took all they might before the next ones may take more."""
 BACKLOG = 1024
 """Datagrams read and sorted by sender in one go when more come than can be answered."""
@@ -48,6 +48,8 @@ SLICE = 0.002
 """Seconds that answering a backlog may take before others get their turn."""
 REMEMBERED = 64
 """Closed sockets for which an answer may still find another way."""
+GRACE = 0.2
+"""Seconds that a socket is kept after its address was given up."""
 MAX_DATAGRAM = 65535
 DOMAIN_V4 = (1, 3, 6, 1, 6, 1, 1)
 """snmpUDPDomain (RFC 3417)."""
@@ -98,6 +100,8 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
         self._next = 0
         self._left: dict[int, tuple[str, int]] = {}
         """Where the sockets were bound that were closed last, by number."""
+        self._leaving: dict[_Endpoint, asyncio.TimerHandle] = {}
+        """Sockets that take nothing new, open for a moment longer for what is still on its way into them."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick: asyncio.TimerHandle | None = None
         self.flooded = False
@@ -147,8 +151,10 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
                 and endpoint.address.is_ipv6 == address.is_ipv6
                 and endpoint.sock.getsockname()[1] == address.port
             ]
-            if error.errno != errno.EADDRINUSE or not in_the_way:
+            if error.errno != errno.EADDRINUSE or not (in_the_way or self._leaving):
                 raise
+            for leaving in list(self._leaving):
+                self._end(leaving)
             for sock in in_the_way:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             try:
@@ -183,15 +189,32 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
             self._tick = None
         for number in list(self._endpoints):
             self._close(number)
+        for endpoint in list(self._leaving):
+            self._end(endpoint)
 
     def _close(self, number: int, leaving: bool = False) -> None:
-        """Close a socket; one that others listen on after it answers first what it has."""
+        """Close a socket; one that others listen on after it answers first what it has.
+
+        The kernel may have chosen it for a datagram that it has not put into it yet, so it stays for a moment.
+        """
         if leaving:
             self._endpoints[number].finish()
         endpoint = self._endpoints.pop(number)
         self._left[number] = endpoint.bound_to
         if len(self._left) > REMEMBERED:
             del self._left[next(iter(self._left))]
+        if leaving and self._loop is not None:
+            self._leaving[endpoint] = self._loop.call_later(GRACE, self._end, endpoint)
+        else:
+            self._shut(endpoint)
+
+    def _end(self, endpoint: _Endpoint) -> None:
+        """Answer what has come into a socket that leaves, and close it."""
+        self._leaving.pop(endpoint).cancel()
+        endpoint.finish()
+        self._shut(endpoint)
+
+    def _shut(self, endpoint: _Endpoint) -> None:
         endpoint.closed = True
         if self._loop is not None and not self._loop.is_closed():
             if isinstance(self._loop, ServingLoop):
@@ -257,10 +280,20 @@ class UdpTransport(AbstractTransportDispatcher):  # type: ignore[misc]
             data, address, endpoint, asked_at = waiting
             if not endpoint.closed:
                 endpoint.answer(data, address, asked_at)
+            else:
+                self._answer_after(data, Peer(address, endpoint.number, asked_at))
             if time.monotonic() > until and self._loop is not None and not self._loop.is_closed():
                 self._loop.call_soon(self._work)
                 return
         self.flooded = False
+
+    def _answer_after(self, data: bytes, peer: Peer) -> None:
+        """Answer what has waited for longer than its socket was open."""
+        answer = self.fast(data, peer.address)
+        if answer is None:
+            self.receive(data, peer)
+        elif answer:
+            self.send(answer, peer)
 
 
 class _Endpoint:
