@@ -13,7 +13,7 @@ from agent.config import AccessEntry, Config, Subtree
 from agent.engine.access import AccessControl
 from agent.engine.lcd import Lcd, LcdTable
 from agent.smi.errors import SetError
-from agent.smi.model import IndexValues, RowWriter
+from agent.smi.model import IndexValues
 from agent.smi.rowstatus import RowStatus, RowStatusWriter, StoredRow
 
 EXACT, PREFIX = 1, 2
@@ -52,13 +52,13 @@ class AccessTables:
         )
         for table in (self.groups, self.access, self.views):
             table.watch(self._rebuild)
-        self.groups_writer: RowWriter = RowStatusWriter(
+        self.groups_writer = RowStatusWriter(
             self.groups,
             "vacmSecurityToGroupStatus",
             "vacmSecurityToGroupStorageType",
             required=("vacmGroupName",),
         )
-        self.access_writer: RowWriter = RowStatusWriter(
+        self.access_writer = RowStatusWriter(
             self.access,
             "vacmAccessStatus",
             "vacmAccessStorageType",
@@ -69,7 +69,7 @@ class AccessTables:
                 "vacmAccessNotifyViewName": b"",
             },
         )
-        self.views_writer: RowWriter = RowStatusWriter(
+        self.views_writer = RowStatusWriter(
             self.views,
             "vacmViewTreeFamilyStatus",
             "vacmViewTreeFamilyStorageType",

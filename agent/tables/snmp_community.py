@@ -13,7 +13,7 @@ from typing import Any
 from agent.smi import Column, ModuleBinding, Table
 from agent.smi.model import RowWriter
 from agent.smi.rowstatus import RowStatusWriter, RowStore
-from agent.tables.stored import StoredTable
+from agent.tables.stored import StoredTable, stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,16 @@ def binding(
     return ModuleBinding(
         "SNMP-COMMUNITY-MIB",
         tables=[
-            Table(
+            stored(
                 "snmpCommunityTable",
-                rows=lambda _: communities.rows(),
-                index=lambda row: row.index,
+                communities,
+                RowStatusWriter(
+                    store=store,
+                    status="snmpCommunityStatus",
+                    storage="snmpCommunityStorageType",
+                    required=("snmpCommunityName", "snmpCommunitySecurityName"),
+                    defaults={"snmpCommunityContextName": b"", "snmpCommunityTransportTag": b""},
+                ),
                 columns=[
                     Column("snmpCommunityName", name),
                     Column("snmpCommunitySecurityName", lambda row: row["snmpCommunitySecurityName"]),
@@ -55,17 +61,7 @@ def binding(
                     ),
                     Column("snmpCommunityContextName", lambda row: row["snmpCommunityContextName"] or b""),
                     Column("snmpCommunityTransportTag", lambda row: row["snmpCommunityTransportTag"] or b""),
-                    Column("snmpCommunityStorageType", lambda row: row.storage),
-                    Column("snmpCommunityStatus", lambda row: row.status),
                 ],
-                stamp=lambda: communities.stamp,
-                writer=RowStatusWriter(
-                    store=store,
-                    status="snmpCommunityStatus",
-                    storage="snmpCommunityStorageType",
-                    required=("snmpCommunityName", "snmpCommunitySecurityName"),
-                    defaults={"snmpCommunityContextName": b"", "snmpCommunityTransportTag": b""},
-                ),
             ),
             Table(
                 "snmpTargetAddrExtTable",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent.smi import Column, ModuleBinding, Table
+from agent.smi import ModuleBinding
 from agent.smi.rowstatus import RowStatusWriter
-from agent.tables.stored import StoredTable, columns
+from agent.tables.stored import StoredTable, stored
 
 TRAP = 1
 INCLUDED = 1
@@ -15,51 +15,30 @@ def binding(notifies: StoredTable, profiles: StoredTable, filters: StoredTable) 
     return ModuleBinding(
         "SNMP-NOTIFICATION-MIB",
         tables=[
-            Table(
+            stored(
                 "snmpNotifyTable",
-                rows=lambda _: notifies.rows(),
-                index=lambda row: row.index,
-                columns=[
-                    *columns(notifies.columns),
-                    Column("snmpNotifyStorageType", lambda row: row.storage),
-                    Column("snmpNotifyRowStatus", lambda row: row.status),
-                ],
-                stamp=lambda: notifies.stamp,
-                writer=RowStatusWriter(
+                notifies,
+                RowStatusWriter(
                     store=notifies,
                     status="snmpNotifyRowStatus",
                     storage="snmpNotifyStorageType",
                     defaults={"snmpNotifyTag": b"", "snmpNotifyType": TRAP},
                 ),
             ),
-            Table(
+            stored(
                 "snmpNotifyFilterProfileTable",
-                rows=lambda _: profiles.rows(),
-                index=lambda row: row.index,
-                columns=[
-                    *columns(profiles.columns),
-                    Column("snmpNotifyFilterProfileStorType", lambda row: row.storage),
-                    Column("snmpNotifyFilterProfileRowStatus", lambda row: row.status),
-                ],
-                stamp=lambda: profiles.stamp,
-                writer=RowStatusWriter(
+                profiles,
+                RowStatusWriter(
                     store=profiles,
                     status="snmpNotifyFilterProfileRowStatus",
                     storage="snmpNotifyFilterProfileStorType",
                     required=("snmpNotifyFilterProfileName",),
                 ),
             ),
-            Table(
+            stored(
                 "snmpNotifyFilterTable",
-                rows=lambda _: filters.rows(),
-                index=lambda row: row.index,
-                columns=[
-                    *columns(filters.columns),
-                    Column("snmpNotifyFilterStorageType", lambda row: row.storage),
-                    Column("snmpNotifyFilterRowStatus", lambda row: row.status),
-                ],
-                stamp=lambda: filters.stamp,
-                writer=RowStatusWriter(
+                filters,
+                RowStatusWriter(
                     store=filters,
                     status="snmpNotifyFilterRowStatus",
                     storage="snmpNotifyFilterStorageType",

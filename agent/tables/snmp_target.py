@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.smi import Column, ModuleBinding, Scalar, Table
+from agent.smi import ModuleBinding, Scalar
 from agent.smi.model import ScalarWriter
 from agent.smi.rowstatus import RowStatusWriter, RowStore
-from agent.tables.stored import StoredTable, columns
+from agent.tables.stored import StoredTable, stored
 
 
 def binding(
@@ -28,17 +28,10 @@ def binding(
             Scalar("snmpUnknownContexts", lambda _: unknown_contexts()),
         ],
         tables=[
-            Table(
+            stored(
                 "snmpTargetAddrTable",
-                rows=lambda _: addresses.rows(),
-                index=lambda row: row.index,
-                columns=[
-                    *columns(addresses.columns),
-                    Column("snmpTargetAddrStorageType", lambda row: row.storage),
-                    Column("snmpTargetAddrRowStatus", lambda row: row.status),
-                ],
-                stamp=lambda: addresses.stamp,
-                writer=RowStatusWriter(
+                addresses,
+                RowStatusWriter(
                     store=address_store,
                     status="snmpTargetAddrRowStatus",
                     storage="snmpTargetAddrStorageType",
@@ -51,17 +44,10 @@ def binding(
                     fixed_while_active=("snmpTargetAddrTDomain", "snmpTargetAddrTAddress"),
                 ),
             ),
-            Table(
+            stored(
                 "snmpTargetParamsTable",
-                rows=lambda _: params.rows(),
-                index=lambda row: row.index,
-                columns=[
-                    *columns(params.columns),
-                    Column("snmpTargetParamsStorageType", lambda row: row.storage),
-                    Column("snmpTargetParamsRowStatus", lambda row: row.status),
-                ],
-                stamp=lambda: params.stamp,
-                writer=RowStatusWriter(
+                params,
+                RowStatusWriter(
                     store=params,
                     status="snmpTargetParamsRowStatus",
                     storage="snmpTargetParamsStorageType",

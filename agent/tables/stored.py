@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, Protocol
 
-from agent.smi import Column
-from agent.smi.rowstatus import RowStore
+from agent.smi import Column, Table
+from agent.smi.rowstatus import RowStatusWriter, RowStore
 
 
 class StoredTable(RowStore, Protocol):
@@ -23,10 +24,23 @@ class StoredTable(RowStore, Protocol):
         ...
 
 
-def columns(names: Iterable[str]) -> list[Column]:
-    """Columns that show what is stored under their own name."""
-    return [Column(name, _value_of(name)) for name in names]
+def stored(
+    name: str, table: StoredTable, writer: RowStatusWriter, columns: Sequence[Column] | None = None
+) -> Table:
+    """The conceptual table of a stored one: its columns, and the status and storage columns of its writer.
 
-
-def _value_of(name: str) -> Callable[[Any], Any]:
-    return lambda row: row[name]
+    `columns`: where they show something else than what is stored under their own name.
+    """
+    shown = (
+        [Column(column, itemgetter(column)) for column in table.columns] if columns is None else [*columns]
+    )
+    if writer.storage is not None:
+        shown.append(Column(writer.storage, attrgetter("storage")))
+    return Table(
+        name,
+        rows=lambda _: table.rows(),
+        index=attrgetter("index"),
+        columns=[*shown, Column(writer.status, attrgetter("status"))],
+        writer=writer,
+        stamp=lambda: table.stamp,
+    )

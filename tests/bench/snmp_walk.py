@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.figures import Figure
+from bench.snmp.serve import CONFIG
 
 from agent.config import parse_config
 from agent.engine import messages
@@ -41,30 +42,6 @@ MODULE = "CISCO-IPSEC-FLOW-MONITOR-MIB"
 TABLES = ("cikeTunnelTable", "cipSecTunnelTable")
 ROOT = (1, 3, 6, 1, 4, 1, 9, 9, 171, 1)
 REPEAT = 5
-CONFIG = """
-[agent]
-state_dir = "{folder}"
-listen = ["127.0.0.1:0"]
-[[community]]
-name = "bench"
-group = "bench"
-networks = ["127.0.0.0/8"]
-[[user]]
-name = "bench"
-group = "bench"
-auth = "SHA-256"
-auth_password = "authpassword"
-priv = "AES-128"
-priv_password = "privpassword"
-[[access]]
-group = "bench"
-model = "any"
-level = "noAuthNoPriv"
-read = "all"
-[[view]]
-name = "all"
-include = ["1"]
-"""
 CLI = {
     "v2c": ("-v2c", "-c", "bench"),
     "v3 authPriv": (
