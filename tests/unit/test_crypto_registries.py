@@ -32,9 +32,11 @@ def test_encr_describes_itself(algorithm: encr.Encr) -> None:
     assert algorithm.id in KEY_LENGTH_REQUIRED or len(lengths) == 1
     with pytest.raises(ValueError, match="octets of key"):
         algorithm.new(bytes(algorithm.keymat_octets + 1))
-    cipher = algorithm.new(bytes(range(algorithm.keymat_octets)))
+    key = bytes(range(0x21, 0x21 + algorithm.keymat_octets))
+    cipher = algorithm.new(key)
     assert "Cipher" in repr(cipher)
-    assert "00" not in repr(cipher)
+    # What shows of the key, if any does, is its octets in hexadecimal digits or as text; an object's address may hold any.
+    assert not key or (key.hex() not in repr(cipher) and repr(key)[2:-1] not in repr(cipher))
 
 
 @pytest.mark.parametrize("algorithm", list(encr.registered()), ids=lambda a: f"{a.name}-{a.key_bits}")
