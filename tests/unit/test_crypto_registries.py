@@ -35,7 +35,7 @@ def test_encr_describes_itself(algorithm: encr.Encr) -> None:
     key = bytes(range(0x21, 0x21 + algorithm.keymat_octets))
     cipher = algorithm.new(key)
     assert "Cipher" in repr(cipher)
-    # What shows of the key, if any does, is its octets in hexadecimal digits or as text; an object's address may hold any.
+    # A key would show as text or in hexadecimal digits; single digits tell nothing, the object's address has them, too.
     assert not key or (key.hex() not in repr(cipher) and repr(key)[2:-1] not in repr(cipher))
 
 
