@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ipsecstack.ipsec.sa import Address, SaCounters, SaDescription, SaId
-from ipsecstack.ipsec.selectors import IPAddress
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 
 
@@ -28,14 +28,20 @@ class Features:
     udp_encapsulation: bool
     esn: bool
     userspace: bool
+    ah: bool = False
+    transport: bool = False
+    ipcomp: bool = False
+    tfc: bool = False
 
 
 @dataclass(slots=True)
 class EspDatagrams:
-    """A batch of ESP packets between one pair of addresses.
+    """A batch of ESP or AH packets between one pair of addresses.
 
     ``packets`` are ESP headers onward (no UDP header, no outer IP header). ``encapsulated`` says ESP-in-UDP between
-    ``local`` and ``remote`` ports, otherwise native protocol 50. Equal-sized runs may leave as one UDP GSO send.
+    ``local`` and ``remote`` ports, otherwise the native ``protocol`` (50 ESP, 51 AH). Equal-sized runs may leave as one
+    UDP GSO send. With ``whole`` the packets are IP packets with their outer headers, to be sent as they are (a raw
+    socket with IP_HDRINCL): AH always, which authenticates that header, and ESP where the header has options.
     """
 
     local: Address
@@ -43,6 +49,9 @@ class EspDatagrams:
     encapsulated: bool
     packets: list[bytes | memoryview]
     ecn: int = 0  # outer DSCP and ECN octet
+    protocol: int = 50
+    whole: bool = False
+    dont_fragment: bool = False  # outer DF bit (IPv4)
 
 
 @dataclass(slots=True)
@@ -71,6 +80,8 @@ class Acquired:
     destination: IPAddress
     protocol: int
     ports: tuple[int, int] | None
+    local_ts: tuple[TrafficSelector, ...] = ()  # what the SA should be for: the entry's selectors, or with
+    remote_ts: tuple[TrafficSelector, ...] = ()  # populate-from-packet the packet's values in their place
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,8 @@ class DataPlane(Protocol):
 
     features: Features
     counters: DataPlaneCounters
+    socket_mark: int
+    """SO_MARK of the sockets that carry IKE and ESP, so that the plane lets them pass; 0 is none."""
 
     def allocate_spi(self, random: Callable[[int], bytes]) -> int:
         """An inbound SPI (256..2^32-1) that is not in use; it stays reserved until installed or released."""
@@ -145,6 +158,22 @@ class DataPlane(Protocol):
 
     def handle_timer(self, now: float) -> None: ...
 
+    def addresses_changed(self) -> None:
+        """Addresses or links of this host changed: what leads packets into the plane is looked after."""
+        ...
+
+    def repair(self) -> None:
+        """Make a device that is gone again; its descriptor may be another one afterwards. Raises DataPlaneError."""
+        ...
+
+    def event_fileno(self) -> int | None:
+        """A descriptor that is readable when the kernel has events for the plane; None when there is none to watch."""
+        ...
+
+    def read_events(self, now: float) -> None:
+        """Read what waits in ``event_fileno`` into the queue that ``events`` empties. Never blocks."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -153,10 +182,8 @@ class UserspaceDataPlane(DataPlane, Protocol):
 
     ``outbound`` takes inner IP packets to ESP, ``inbound`` takes ESP to inner packets. ``read_device`` drains the
     device (at most ``limit`` packets) and returns what must be sent; ``receive`` does ``inbound`` and writes to the
-    device. Sockets that carry IKE and ESP must be given ``socket_mark`` (SO_MARK; 0 is none).
+    device.
     """
-
-    socket_mark: int
 
     def outbound(self, packets: Iterable[bytes | memoryview], now: float) -> list[EspDatagrams]: ...
 
@@ -170,10 +197,10 @@ class UserspaceDataPlane(DataPlane, Protocol):
 
     def receive(self, batch: Iterable[EspDatagrams], now: float) -> None: ...
 
-    def addresses_changed(self) -> None:
-        """Addresses or links of this host changed: what leads packets into the device is looked after."""
+    def receive_icmp(self, packets: Iterable[bytes | memoryview], now: float) -> None:
+        """ICMP and ICMPv6 errors from the network outside, as whole IP packets: path MTU (RFC 4301 §8.2)."""
         ...
 
-    def repair(self) -> None:
-        """Make a device that is gone again; its descriptor may be another one afterwards. Raises DataPlaneError."""
+    def send_dummies(self, sa: SaId, number: int, octets: int = 0) -> None:
+        """Queue dummy packets (next header 59, RFC 4303 §2.6) of an outbound SA for the next ``read_device``."""
         ...

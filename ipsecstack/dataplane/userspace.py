@@ -210,6 +210,13 @@ class UserspaceCore:
     def repair(self) -> None:
         """There is no device that could be lost."""
 
+    def event_fileno(self) -> int | None:
+        """Nothing but packets comes to this plane."""
+        return None
+
+    def read_events(self, now: float) -> None:
+        """There are none to read."""
+
     def close(self) -> None:
         """Forget every SA, key and packet."""
         self.sad = Sad()

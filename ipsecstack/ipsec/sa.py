@@ -77,6 +77,16 @@ class SaDescription:
     ``key_encr`` holds the cipher key followed by the salt where the cipher has one (RFC 4106 §8.1); ``key_integ`` is
     empty with an AEAD. ``local_ts`` and ``remote_ts`` are the negotiated selectors, the same for both directions.
     SAs of one policy share ``reqid``; the outbound SA installed last is the one that sends.
+
+    ``tfc`` pads inner packets of an outbound SA to this many octets, -1 to what the path takes (RFC 4303 §2.7; tunnel
+    mode only). ``ipcomp_cpi`` is the CPI that stands on the wire for DEFLATE inside this SA, 0 without IPComp.
+    ``original_source`` and ``original_destination`` are the addresses that the sender's transport checksums were made
+    with, when a NAT is between (transport mode; RFC 7296 §2.23.1). ``copy_dscp`` says where the DSCP is copied: to the
+    outer header ("out"), back to the inner one ("in"), both ("yes") or not ("no"). ``fragment`` packets that are too
+    long "before" or "after" encryption. ``non_first_fragments``: later fragments, which show no ports, use this SA too
+    though its selectors name ports (RFC 4301 §7.3); without ports in the selectors they always do. ``sha256_96``
+    truncates HMAC-SHA-256 to 96 bits, as kernels before 2.6.33 did. ``interface``, ``if_id`` and ``mark`` (value, mask)
+    bind the SA to a virtual interface.
     """
 
     direction: Direction
@@ -97,6 +107,19 @@ class SaDescription:
     local_ts: tuple[TrafficSelector, ...]
     remote_ts: tuple[TrafficSelector, ...]
     reqid: int
+    tfc: int = 0
+    ipcomp_cpi: int = 0
+    original_source: IPAddress | None = None
+    original_destination: IPAddress | None = None
+    copy_dscp: str = "out"
+    copy_df: bool = True
+    copy_ecn: bool = True
+    fragment: str = "before"
+    non_first_fragments: bool = True
+    sha256_96: bool = False
+    interface: str = ""
+    if_id: int = 0
+    mark: tuple[int, int] = (0, 0)
 
     @property
     def id(self) -> SaId:

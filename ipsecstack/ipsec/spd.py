@@ -28,6 +28,11 @@ class SpdEntry:
 
     ``reqid`` ties a PROTECT entry to its SAs. Entries with a lower ``priority`` are asked first; equal ones in the
     order they were added. ``name`` is connection/child. ``trap`` asks for an acquire when no SA is there.
+
+    ``interface`` limits the entry to packets of that (virtual) interface (RFC 3884 §3.1); empty is every one. ``pfp``
+    names the selectors that an SA takes from the packet instead of from here (populate-from-packet, RFC 4301
+    §4.4.1.1): local, remote, protocol, local_port, remote_port. ``if_id`` and ``mark`` (value, mask) are the kernel's;
+    ``ipcomp`` lets the SAs compress.
     """
 
     name: str
@@ -39,6 +44,11 @@ class SpdEntry:
     protocol: SecurityProtocol = SecurityProtocol.ESP
     mode: Mode = Mode.TUNNEL
     trap: bool = False
+    interface: str = ""
+    pfp: frozenset[str] = frozenset()
+    if_id: int = 0
+    mark: tuple[int, int] = (0, 0)
+    ipcomp: bool = False
 
 
 class Spd:
