@@ -33,6 +33,8 @@ class Proposal:
     prf: tuple[PrfId, ...] = ()
     ke: tuple[KeId, ...] = ()
     esn: tuple[EsnId, ...] = ()
+    additional_ke: tuple[tuple[KeId, ...], ...] = ()
+    """Choices of ADDKE1, ADDKE2 ... up to ADDKE7 (RFC 9370 §2.2.2); empty in between where one is left out."""
 
 
 @dataclass(frozen=True, slots=True)
