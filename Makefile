@@ -12,13 +12,14 @@ ARGS    ?=
 MIB_SOURCES := $(wildcard mibs/src/* mibs/base/* mibs/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fuzz soak bench bench-snmp mibs clean run-env dev-env demo-packages test-packages
+.PHONY: help demo test lint fuzz soak bench bench-snmp interop mibs clean run-env dev-env demo-packages test-packages
 
 help: ## this list
 	@echo 'make demo     two gateways, a live tunnel and the SNMP agent, to look at and to play with (SECONDS=20: ends by itself)'
 	@echo 'make test     lint, then every test (ARGS="-k rekey" picks some; as root also those with real peers)'
 	@echo 'make lint     ruff, mypy and the import rules'
 	@echo 'make bench    the figures: throughput, negotiations per second, walks, start-up time, memory (ARGS="--quick")'
+	@echo 'make interop  the matrix against strongSwan, in userspace and with the kernel'"'"'s ESP (ARGS="MOBIKE --peer userspace --json FILE")'
 	@echo 'make fuzz     the SNMP engine under a coverage-guided fuzzer (SECONDS=60)'
 	@echo 'make bench-snmp  the SNMP figures beside net-snmp (ARGS="--quick --only get,walk --json FILE")'
 	@echo 'make soak     the agent asked by eight managers, told, reloaded and flooded for half an hour (MINUTES=30)'
@@ -39,6 +40,9 @@ lint: dev-env mibs ## style, types, layers
 
 bench: test-packages dev-env mibs ## the figures
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+interop: test-packages dev-env ## the matrix against strongSwan
+	@PYTHONPATH=tests:. $(BIN)/python -m interop.matrix $(ARGS)
 
 fuzz: dev-env mibs ## the SNMP engine under a fuzzer
 	@$(BIN)/python tests/fuzz/snmp_fuzz.py --seconds $(or $(SECONDS),60) $(ARGS)

@@ -3,7 +3,8 @@
 `netns` namespaces and links; `process` child processes; `pki` certificates; `swanconf` swanctl.conf texts;
 `gateway` what strongSwan's charon and our ipsecstackd have in common (swanctl, VICI); `strongswan` and `ours` the
 two kinds; `traffic` exact traffic; `capture` packet capture and tshark; `snmp` net-snmp's tools; `topology` two
-gateways, ready to use; `policy` what happens to a test whose tool is missing.
+gateways, ready to use; `router` NAT, lost fragments and delay between them; `policy` what happens to a test
+whose tool is missing.
 
 The demo and the benches are built on the same modules.
 """

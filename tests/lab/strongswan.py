@@ -16,8 +16,9 @@ from lab.tools import PLACE_OF
 
 # openssl first: by plugin order kernel-libipsec's AES-GCM is 15 times faster.
 PLUGINS = (
-    "openssl random nonce aes sha1 sha2 hmac kdf gcm curve25519 chapoly gmp x509 revocation constraints pubkey pkcs1 "
-    "pkcs8 pem mgf1 drbg vici updown socket-default counters kernel-libipsec kernel-netlink"
+    "openssl random nonce aes sha1 sha2 md5 hmac kdf xcbc cmac ctr ccm gcm curve25519 chapoly gmp gcrypt fips-prf x509 "
+    "revocation constraints pubkey pkcs1 pkcs8 pem mgf1 drbg vici updown socket-default counters eap-identity eap-md5 "
+    "eap-mschapv2 eap-gtc eap-tls xauth-generic kernel-libipsec kernel-netlink"
 )
 
 
@@ -75,6 +76,9 @@ class StrongSwan(Gateway):
   plugins {{
     vici {{
       socket = unix://{self.socket_path}
+    }}
+    eap-gtc {{
+      backend = xauth-generic
     }}
     kernel-libipsec {{
       load = yes

@@ -10,12 +10,14 @@ from functools import cache
 # Debian package that carries each tool a test may ask for.
 PACKAGE_OF = {
     "charon": "strongswan-charon",
+    "conntrack": "conntrack",
     "gcc": "gcc",
     "ip": "iproute2",
     "iperf3": "iperf3",
     "linux.uml": "user-mode-linux",
     "modprobe": "kmod",
     "net-snmp-config": "libsnmp-dev",
+    "nft": "nftables",
     "openssl": "openssl",
     "ping": "iputils-ping",
     "prometheus-snmp-exporter": "prometheus-snmp-exporter",

@@ -87,16 +87,20 @@ def make_gateway(
     place: Path,
     settings: Mapping[str, str] | None = None,
     export_keys: bool = False,
+    data_plane: str = "tun",
 ) -> Gateway:
     """A gateway of a kind, not yet started.
 
-    LAB_SELF_CHECK=1 in the environment puts strongSwan in our place, to prove the tests by a peer that is known good.
+    LAB_SELF_CHECK=strongswan (in a guest: kernel) in the environment puts strongSwan in our place, to prove the tests
+    by a peer that is known good.
     """
     if kind == "kernel":
         return KernelStrongSwan(name, namespace, place, settings)
-    if kind == "strongswan" or os.environ.get("LAB_SELF_CHECK"):
+    if kind == "strongswan" or os.environ.get("LAB_SELF_CHECK") == "strongswan":
         return StrongSwan(name, namespace, place, settings)
-    return OurStack(name, namespace, place, settings, export_keys=export_keys)
+    if os.environ.get("LAB_SELF_CHECK"):
+        return KernelStrongSwan(name, namespace, place, settings)
+    return OurStack(name, namespace, place, settings, data_plane, export_keys)
 
 
 @contextlib.contextmanager
