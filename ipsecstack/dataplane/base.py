@@ -6,6 +6,7 @@ clock. A data plane touches only SAs and policies that were given to it.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -164,6 +165,10 @@ class DataPlane(Protocol):
 
     def repair(self) -> None:
         """Make a device that is gone again; its descriptor may be another one afterwards. Raises DataPlaneError."""
+        ...
+
+    def prepare_socket(self, sock: socket.socket, encapsulation: bool) -> None:
+        """Called for every socket of IKE and ESP after it was opened; ``encapsulation``: it is that of ESP in UDP."""
         ...
 
     def event_fileno(self) -> int | None:

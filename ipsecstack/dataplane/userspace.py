@@ -12,6 +12,7 @@ fragmented, and fragmented before encryption otherwise (RFC 4301 §8.2), so no o
 from __future__ import annotations
 
 import heapq
+import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -209,6 +210,9 @@ class UserspaceCore:
 
     def repair(self) -> None:
         """There is no device that could be lost."""
+
+    def prepare_socket(self, sock: socket.socket, encapsulation: bool) -> None:
+        """Sockets need nothing but their mark."""
 
     def event_fileno(self) -> int | None:
         """Nothing but packets comes to this plane."""

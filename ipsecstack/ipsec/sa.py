@@ -147,11 +147,28 @@ class ReplayCounts:
 
 
 @dataclass(slots=True)
+class PacketDetails:
+    """What else a userspace data plane counts of one SA, in packets; none of it is an error.
+
+    ``dummies`` (RFC 4303 §2.6) were sent or received, and are in no other count. ``padded`` had TFC padding,
+    ``compressed`` went through IPComp. ``fragments`` were inner fragments that show no ports. ``resynchronised`` tells
+    how often the high half of an extended sequence number was found again (RFC 4303 App. A3).
+    """
+
+    dummies: int = 0
+    padded: int = 0
+    compressed: int = 0
+    fragments: int = 0
+    resynchronised: int = 0
+
+
+@dataclass(slots=True)
 class SaCounters:
     """Counts of one SA since its installation. ``octets`` are inner (user) octets, as VICI's bytes-in and bytes-out.
 
     ``last_used`` is the time of the last packet that passed, None before the first. ``replays`` splits
     ``replay_errors`` by kind; None for an outbound SA, and where the data plane does not tell the kinds apart.
+    ``details`` is None where the data plane does not count such things.
     """
 
     octets: int = 0
@@ -163,7 +180,12 @@ class SaCounters:
     other_errors: int = 0
     last_used: float | None = None
     replays: ReplayCounts | None = None
+    details: PacketDetails | None = field(default=None, compare=False)
 
     def copy(self) -> SaCounters:
         """What was counted up to now, in an object of its own."""
-        return replace(self, replays=replace(self.replays) if self.replays is not None else None)
+        return replace(
+            self,
+            replays=replace(self.replays) if self.replays is not None else None,
+            details=replace(self.details) if self.details is not None else None,
+        )

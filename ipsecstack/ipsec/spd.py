@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
-from ipsecstack.ipsec.selectors import TrafficSelector, selects
-from ipsecstack.wire.ip import Flow
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector, selects
+from ipsecstack.wire.ip import Flow, split_fragment_key
 
 
 class SpdError(Exception):
@@ -50,6 +50,27 @@ class SpdEntry:
     mark: tuple[int, int] = (0, 0)
     ipcomp: bool = False
 
+    def populated(self, flow: Flow) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
+        """The selectors of the SA that a leaving packet asks for: this entry's, or the packet's where ``pfp`` says so."""
+        if not self.pfp:
+            return self.local_ts, self.remote_ts
+        local = self._mask("local", flow.source, flow.protocol, flow.source_port)
+        remote = self._mask("remote", flow.destination, flow.protocol, flow.destination_port)
+        return (
+            tuple(narrowed for ts in self.local_ts if (narrowed := ts.intersect(local))),
+            tuple(narrowed for ts in self.remote_ts if (narrowed := ts.intersect(remote))),
+        )
+
+    def _mask(self, side: str, address: IPAddress, protocol: int, port: int | None) -> TrafficSelector:
+        """A selector of the packet's values where they are taken from it, and of everything elsewhere."""
+        low = high = address
+        if side not in self.pfp:
+            low, high = type(address)(0), type(address)(2**address.max_prefixlen - 1)
+        ports = (0, 65535)
+        if f"{side}_port" in self.pfp:
+            ports = (65535, 0) if port is None else (port, port)
+        return TrafficSelector(low, high, protocol if "protocol" in self.pfp else 0, *ports)
+
 
 class Spd:
     """The ordered database with a bounded cache of decisions by flow (RFC 4301 §4.4.1: SPD-S, SPD-I and SPD-O in one).
@@ -63,7 +84,7 @@ class Spd:
         self._present: set[SpdEntry] = set()
         # By IP version, in order: lowest and highest remote address and the entry. Built when it is asked for.
         self._ranges: dict[int, list[tuple[int, int, SpdEntry]]] = {}
-        self._cache: dict[tuple[bool, bytes], SpdEntry | None] = {}
+        self._cache: dict[tuple[bool, str, bytes], SpdEntry | None] = {}
         self._cache_size = cache_size
 
     def __len__(self) -> int:
@@ -93,39 +114,49 @@ class Spd:
         self._cache.clear()
         self._ranges.clear()
 
-    def outbound(self, key: bytes) -> SpdEntry | None:
-        """The first entry that selects a leaving packet with this flow key (``wire.ip.flow_key``), or None: DISCARD."""
-        return self._lookup(True, key)
+    def outbound(self, key: bytes, interface: str = "") -> SpdEntry | None:
+        """The first entry that selects a leaving packet with this flow key (``wire.ip.flow_key``), or None: DISCARD.
 
-    def inbound(self, key: bytes) -> SpdEntry | None:
+        ``interface`` is where the packet leaves: entries that name another one are passed over.
+        """
+        return self._lookup(True, key, interface)
+
+    def inbound(self, key: bytes, interface: str = "") -> SpdEntry | None:
         """The first entry that selects an arriving packet with this flow key, or None: DISCARD."""
-        return self._lookup(False, key)
+        return self._lookup(False, key, interface)
 
-    def clear_inbound(self, key: bytes) -> Action:
+    def clear_inbound(self, key: bytes, interface: str = "") -> Action:
         """What to do with a packet that arrived without protection (RFC 4301 §5.2 step 3b): BYPASS or DISCARD.
 
         DISCARD also when the policy is PROTECT: in the clear it is a forgery or a mistake of the peer.
         """
-        entry = self._lookup(False, key)
+        entry = self._lookup(False, key, interface)
         return Action.BYPASS if entry is not None and entry.action is Action.BYPASS else Action.DISCARD
 
-    def _lookup(self, outbound: bool, key: bytes) -> SpdEntry | None:
+    def _lookup(self, outbound: bool, key: bytes, interface: str) -> SpdEntry | None:
         try:
-            return self._cache[outbound, key]
+            return self._cache[outbound, interface, key]
         except KeyError:
             pass
+        base = split_fragment_key(key)[0]
+        if base != key:
+            return self._lookup(
+                outbound, base, interface
+            )  # not a cache entry for every datagram in fragments
         flow = Flow.from_key(key)
         there = flow.destination if outbound else flow.source
         if there.version not in self._ranges:
             self._ranges[there.version] = self._remote_ranges(there.version)
         address, found = int(there), None
         for low, high, entry in self._ranges[there.version]:
+            if entry.interface and entry.interface != interface:
+                continue
             if low <= address <= high and selects(entry.local_ts, entry.remote_ts, flow, outbound):
                 found = entry
                 break
         if len(self._cache) >= self._cache_size:
             self._cache.clear()
-        self._cache[outbound, key] = found
+        self._cache[outbound, interface, key] = found
         return found
 
     def _remote_ranges(self, version: int) -> list[tuple[int, int, SpdEntry]]:

@@ -20,6 +20,8 @@ PROTO_MOBILITY = 135
 # Protocols whose first four octets are two ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
 _WITH_PORTS = frozenset((6, 17, 33, 132, 136))
 _IPV6_EXTENSIONS = frozenset((0, 43, 44, 51, 60, 139, 140))  # RFC 8200, RFC 4302, RFC 7401, RFC 5533
+_FIRST, _LATER = b"\0", b"\1"
+_FRAGMENT_KEYS = frozenset((14, 18, 38, 42))
 _OCTET = tuple(bytes((number,)) for number in range(256))
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
@@ -163,6 +165,7 @@ class Flow:
     @classmethod
     def from_key(cls, key: bytes) -> Flow:
         """Unfold what ``flow_key`` made."""
+        key = split_fragment_key(key)[0]
         width = 4 if len(key) < 33 else 16
         address: type[IPv4Address] | type[IPv6Address] = IPv4Address if width == 4 else IPv6Address
         source, destination = address(key[1 : 1 + width]), address(key[1 + width : 1 + 2 * width])
@@ -181,8 +184,9 @@ class Flow:
 def flow_key(packet: Buffer) -> bytes:
     """The selector fields of an IP packet as one key: protocol, source, destination, and two ports when it has them.
 
-    The lengths tell the kinds apart: 9 and 13 octets for IPv4, 33 and 37 for IPv6. ``packet`` must be exactly as long
-    as its header says (``trim`` first where padding may follow). Raises PacketError when it is malformed.
+    The lengths tell the kinds apart: 9 and 13 octets for IPv4, 33 and 37 for IPv6; five more with a fragment
+    (``split_fragment_key``). ``packet`` must be exactly as long as its header says (cut padding off first). Raises
+    PacketError when it is malformed.
     """
     size = len(packet)
     # The common case first: IPv4 without options or fragmentation, TCP or UDP.
@@ -198,9 +202,11 @@ def flow_key(packet: Buffer) -> bytes:
         if total != size:
             raise PacketError(f"IPv4 total length {total} in a packet of {size} octets")
         key = _OCTET[packet[9]] + packet[12:20]
-        if (packet[6] << 8 | packet[7]) & OFFSET_MASK:
-            return key
-        return key + _ports(packet, packet[9], header_length)
+        flags = packet[6] << 8 | packet[7]
+        if flags & OFFSET_MASK:
+            return key + _LATER + b"\0\0" + packet[4:6]
+        key += _ports(packet, packet[9], header_length)
+        return key + _FIRST + b"\0\0" + packet[4:6] if flags & MORE_FRAGMENTS else key
     if version == 6:
         if _ipv6_length(packet) != size:
             raise PacketError(
@@ -208,8 +214,37 @@ def flow_key(packet: Buffer) -> bytes:
             )
         protocol, offset, later_fragment = ipv6_upper_layer(packet)
         key = _OCTET[protocol] + packet[8:40]
-        return key if later_fragment else key + _ports(packet, protocol, offset)
+        if later_fragment:
+            return key + _LATER + packet[offset - 4 : offset]
+        key += _ports(packet, protocol, offset)
+        header = _ipv6_fragment_header(packet)
+        return key + _FIRST + packet[header + 4 : header + 8] if header else key
     raise PacketError(f"IP version {version}")
+
+
+def split_fragment_key(key: bytes) -> tuple[bytes, bytes | None, bool]:
+    """A flow key without what is added for fragments, the datagram's name, and whether this is a later fragment.
+
+    The name (protocol, addresses, identification) is that of all fragments of a datagram; None for a whole one.
+    """
+    if len(key) not in _FRAGMENT_KEYS:
+        return key, None, False
+    base = key[:-5]
+    return base, key[: 9 if len(key) < 20 else 33] + key[-4:], key[-5:-4] == _LATER
+
+
+def _ipv6_fragment_header(packet: Buffer) -> int:
+    """Where the Fragment header of a first fragment is; 0 when there is none or it is a whole datagram (RFC 6946)."""
+    if packet[6] not in _IPV6_EXTENSIONS:
+        return 0
+    protocol, offset = packet[6], 40
+    while protocol in _IPV6_EXTENSIONS:
+        if protocol == 44:
+            return offset if packet[offset + 3] & 1 else 0
+        following = packet[offset]
+        offset += (packet[offset + 1] + 2) * 4 if protocol == PROTO_AH else (packet[offset + 1] + 1) * 8
+        protocol = following
+    return 0
 
 
 def _ports(packet: Buffer, protocol: int, offset: int) -> bytes:
@@ -281,12 +316,17 @@ def traffic_class(packet: Buffer) -> int:
 
 def with_ecn(packet: Buffer, ecn: int) -> bytes:
     """The packet with other ECN bits; an IPv4 header checksum is updated as RFC 1624 §3 says."""
+    return with_traffic_class(packet, traffic_class(packet) & 0xFC | ecn)
+
+
+def with_traffic_class(packet: Buffer, value: int) -> bytes:
+    """The packet with another DSCP and ECN octet; an IPv4 header checksum is updated as RFC 1624 §3 says."""
     out = bytearray(packet)
     if out[0] >> 4 == 6:
-        out[1] = out[1] & 0xCF | ecn << 4
+        out[0], out[1] = 0x60 | value >> 4, value << 4 & 0xF0 | out[1] & 15
         return bytes(out)
     old = out[0] << 8 | out[1]
-    out[1] = out[1] & 0xFC | ecn
+    out[1] = value
     new = out[0] << 8 | out[1]
     total = ((out[10] << 8 | out[11]) ^ 0xFFFF) + (old ^ 0xFFFF) + new
     total = (total & 0xFFFF) + (total >> 16)

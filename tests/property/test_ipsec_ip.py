@@ -18,6 +18,7 @@ from ipsecstack.wire.ip import (
     flow_key,
     fragment_ipv4,
     packet_length,
+    split_fragment_key,
     traffic_class,
     with_ecn,
 )
@@ -107,7 +108,10 @@ def test_any_octets_are_a_flow_or_an_error(data: bytes) -> None:
             key = flow_key(octets)
         except PacketError:
             continue
-        assert len(key) in (9, 13, 33, 37)
+        base, name, later = split_fragment_key(key)
+        assert len(base) in (9, 13, 33, 37)
+        assert len(key) - len(base) == (5 if name else 0)
+        assert not later or len(base) in (9, 33)
         assert packet_length(octets) == len(octets)
         Flow.from_key(key)
 
