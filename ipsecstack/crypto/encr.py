@@ -1,25 +1,33 @@
-"""Registry of encryption transforms (transform type 1): AES-CBC, AES-GCM, ChaCha20-Poly1305, NULL.
+"""Registry of encryption transforms (transform type 1): every one of IKEv2's that has a definition of its own.
 
 An algorithm is one ``_register`` line at the end. ``get(id, key_bits)`` describes it (lengths for key
 derivation and packet layout); ``Encr.new(key)`` makes a keyed ``Cipher``.
 
-Sources: RFC 3602 (AES-CBC), RFC 4106 and RFC 5282 (AES-GCM in ESP and IKE), RFC 7634 (ChaCha20-Poly1305),
-RFC 2410 (NULL).
+Sources: RFC 3602 (AES-CBC), RFC 3686 (AES-CTR), RFC 4106 and RFC 5282 (AES-GCM in ESP and IKE), RFC 4309 (AES-CCM),
+RFC 4543 (AES-GMAC), RFC 7634 (ChaCha20-Poly1305), RFC 5529 (Camellia), RFC 2410 (NULL), RFC 2451 (3DES, CAST, Blowfish,
+IDEA), RFC 2405 and RFC 1829 (DES). What is weak follows RFC 8221 and RFC 8247.
+
+Not here: RC5 and 3IDEA (no use was ever defined for ESP beyond the number), implicit IVs (RFC 8750), GOST.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher as _BlockCipher
-from cryptography.hazmat.primitives.ciphers import algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
-from ipsecstack.crypto.errors import IntegrityError, UnknownAlgorithm
+from ipsecstack.crypto.ciphers import BlockCtrCipher, CbcCipher, CtrCipher, DesIv32Cipher, NullCipher
+from ipsecstack.crypto.combined import AeadCipher, Ccm, Gmac, ShortTagGcm
+from ipsecstack.crypto.errors import UnknownAlgorithm
 from ipsecstack.wire.transforms import EncrId
+
+__all__ = ["AeadCipher", "CbcCipher", "Cipher", "Encr", "NullCipher", "get", "registered"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -73,7 +81,9 @@ class Encr:
     """Plaintext is padded to a multiple of this; 1 for stream modes (ESP aligns to 4 by its own rule)."""
     aead: bool
     weak: bool
-    """Refused unless the configuration names it on purpose."""
+    """Refused unless the configuration says ``weak`` beside it."""
+    esp_only: bool
+    """IKE messages cannot be protected with it: it does not encrypt, or is older than IKE."""
     iv_counter: bool
     """True: a unique 8-octet counter makes the IV. False: it must be unpredictable (fresh random)."""
     _factory: Callable[[bytes], Cipher] = field(repr=False, compare=False)
@@ -90,143 +100,6 @@ class Encr:
                 f"{self.name} takes {self.keymat_octets} octets of key and salt, got {len(key_with_salt)}"
             )
         return self._factory(bytes(key_with_salt))
-
-
-class AeadCipher:
-    """AES-GCM or ChaCha20-Poly1305 with nonce = salt || iv (RFC 4106 section 4, RFC 7634 section 2).
-
-    ``salt`` and ``aead`` are open to the data plane, whose batch path calls ``aead.encrypt_into`` over
-    whole lists of nonces and views.
-    """
-
-    __slots__ = ("_icv_octets", "aead", "salt")
-
-    def __init__(self, aead: AESGCM | ChaCha20Poly1305, salt: bytes, icv_octets: int = 16) -> None:
-        self.aead = aead
-        self.salt = salt
-        self._icv_octets = icv_octets
-
-    def __repr__(self) -> str:
-        return f"<AeadCipher {type(self.aead).__name__}>"
-
-    def seal(self, iv: Buffer, aad: Buffer, plaintext: Buffer) -> bytes:
-        return self.aead.encrypt(self.salt + iv, plaintext, aad)
-
-    def open(self, iv: Buffer, aad: Buffer, data: Buffer) -> bytes:
-        if len(data) < self._icv_octets:
-            raise IntegrityError("shorter than its ICV")
-        try:
-            return self.aead.decrypt(self.salt + iv, data, aad)
-        except InvalidTag:
-            raise IntegrityError("ICV does not verify") from None
-
-    def seal_into(self, iv: Buffer, aad: Buffer, plaintext: Buffer, out: bytearray | memoryview) -> int:
-        return self.aead.encrypt_into(self.salt + iv, plaintext, aad, out)
-
-    def open_into(self, iv: Buffer, aad: Buffer, data: Buffer, out: bytearray | memoryview) -> int:
-        if len(data) < self._icv_octets:
-            raise IntegrityError("shorter than its ICV")
-        try:
-            return self.aead.decrypt_into(self.salt + iv, data, aad, out)
-        except InvalidTag:
-            raise IntegrityError("ICV does not verify") from None
-
-
-class CbcCipher:
-    """A block cipher in CBC mode on two running contexts.
-
-    A fresh context per packet costs four times the encryption of a full packet. CBC chains on the previous
-    ciphertext block, so a context that keeps running takes any IV: for sealing, the first plaintext block
-    is XORed with (IV xor previous ciphertext block); for opening, the IV is fed as a ciphertext block and
-    its output is thrown away.
-    """
-
-    __slots__ = ("_block", "_decryptor", "_encryptor", "_last")
-
-    def __init__(self, algorithm: algorithms.AES, block_octets: int) -> None:
-        zero = bytes(block_octets)
-        self._block = block_octets
-        self._last = 0
-        self._encryptor = _BlockCipher(algorithm, modes.CBC(zero)).encryptor()
-        self._decryptor = _BlockCipher(algorithm, modes.CBC(zero)).decryptor()
-
-    def __repr__(self) -> str:
-        return "<CbcCipher>"
-
-    def seal(self, iv: Buffer, aad: Buffer, plaintext: Buffer) -> bytes:
-        block = self._block
-        if aad:
-            raise ValueError("CBC authenticates nothing: no aad")
-        if len(iv) != block or len(plaintext) % block:
-            raise ValueError(f"CBC needs an IV of {block} octets and whole blocks of plaintext")
-        if not plaintext:
-            return b""
-        view = memoryview(plaintext)
-        first = int.from_bytes(iv, "big") ^ self._last ^ int.from_bytes(view[:block], "big")
-        sealed = self._encryptor.update(first.to_bytes(block, "big") + view[block:])
-        self._last = int.from_bytes(sealed[-block:], "big")
-        return sealed
-
-    def open(self, iv: Buffer, aad: Buffer, data: Buffer) -> bytes:
-        block = self._block
-        if aad:
-            raise ValueError("CBC authenticates nothing: no aad")
-        if len(iv) != block or len(data) % block:
-            raise IntegrityError("not a whole number of cipher blocks")
-        return self._decryptor.update(bytes(iv) + data)[block:]
-
-    def seal_chain(self, pieces: Sequence[Buffer]) -> bytes:
-        """Encrypt many packets in one go. ``pieces``, all of whole blocks when joined, hold for each packet one random
-        block and then its plaintext; in their place come an IV, and what ``seal`` makes of the plaintext with it.
-
-        The IV is the encryption of the random block XOR the ciphertext block before it: as unpredictable as it must
-        be (NIST SP 800-38A appendix C).
-        """
-        sealed = self._encryptor.update(b"".join(pieces))
-        self._last = int.from_bytes(sealed[-self._block :], "big")
-        return sealed
-
-    def open_joined(self, data: Buffer) -> bytes:
-        """``open`` of an IV and its ciphertext that stand one after the other, in whole blocks."""
-        return self._decryptor.update(data)[self._block :]
-
-    def seal_into(self, iv: Buffer, aad: Buffer, plaintext: Buffer, out: bytearray | memoryview) -> int:
-        sealed = self.seal(iv, aad, plaintext)
-        _fill(out, sealed)
-        return len(sealed)
-
-    def open_into(self, iv: Buffer, aad: Buffer, data: Buffer, out: bytearray | memoryview) -> int:
-        opened = self.open(iv, aad, data)
-        _fill(out, opened)
-        return len(opened)
-
-
-class NullCipher:
-    """NULL encryption: the identity (RFC 2410)."""
-
-    __slots__ = ()
-
-    def seal(self, iv: Buffer, aad: Buffer, plaintext: Buffer) -> bytes:
-        if aad or iv:
-            raise ValueError("NULL takes neither aad nor IV")
-        return bytes(plaintext)
-
-    def open(self, iv: Buffer, aad: Buffer, data: Buffer) -> bytes:
-        return self.seal(iv, aad, data)
-
-    def seal_into(self, iv: Buffer, aad: Buffer, plaintext: Buffer, out: bytearray | memoryview) -> int:
-        sealed = self.seal(iv, aad, plaintext)
-        _fill(out, sealed)
-        return len(sealed)
-
-    def open_into(self, iv: Buffer, aad: Buffer, data: Buffer, out: bytearray | memoryview) -> int:
-        return self.seal_into(iv, aad, data, out)
-
-
-def _fill(out: bytearray | memoryview, data: bytes) -> None:
-    if len(out) != len(data):
-        raise ValueError(f"out has {len(out)} octets, {len(data)} are needed")
-    out[:] = data
 
 
 _REGISTRY: dict[EncrId, dict[int, Encr]] = {}
@@ -275,7 +148,9 @@ def _register(
     iv: int,
     icv: int = 0,
     block: int = 1,
+    counter: bool = False,
     weak: bool = False,
+    esp_only: bool = False,
 ) -> None:
     sizes = _REGISTRY.setdefault(encr_id, {})
     for bits in key_bits:
@@ -290,28 +165,99 @@ def _register(
             block_octets=block,
             aead=icv > 0,
             weak=weak,
-            iv_counter=icv > 0,
+            esp_only=esp_only,
+            iv_counter=counter or icv > 0,
             _factory=factory,
         )
 
 
-def _aes_cbc(key: bytes) -> Cipher:
-    return CbcCipher(algorithms.AES(key), 16)
+def _cbc(algorithm: Callable[[bytes], BlockCipherAlgorithm]) -> Callable[[bytes], Cipher]:
+    return lambda key: CbcCipher(algorithm(key))
 
 
-def _aes_gcm_16(key: bytes) -> Cipher:
-    return AeadCipher(AESGCM(key[:-4]), key[-4:])
+def _des(key: bytes) -> BlockCipherAlgorithm:
+    # 3DES with three equal keys is DES; OpenSSL has DES alone no longer.
+    return decrepit.TripleDES(key * 3)
 
 
-def _chacha20_poly1305(key: bytes) -> Cipher:
-    return AeadCipher(ChaCha20Poly1305(key[:-4]), key[-4:])
+def _gcm(icv: int) -> Callable[[bytes], Cipher]:
+    if icv == 16:
+        return lambda key: AeadCipher(AESGCM(key[:-4]), key[-4:])
+    return lambda key: AeadCipher(ShortTagGcm(key[:-4], icv), key[-4:], icv)
 
 
-def _null(_key: bytes) -> Cipher:
-    return NullCipher()
+def _ccm(icv: int) -> Callable[[bytes], Cipher]:
+    return lambda key: AeadCipher(AESCCM(key[:-3], icv), key[-3:], icv)
 
 
-_register(EncrId.AES_GCM_16, (128, 192, 256), _aes_gcm_16, salt=4, iv=8, icv=16)
-_register(EncrId.CHACHA20_POLY1305, (256,), _chacha20_poly1305, salt=4, iv=8, icv=16)
-_register(EncrId.AES_CBC, (128, 192, 256), _aes_cbc, iv=16, block=16)
-_register(EncrId.NULL, (0,), _null, iv=0, weak=True)
+def _camellia_ccm(icv: int) -> Callable[[bytes], Cipher]:
+    return lambda key: AeadCipher(Ccm(decrepit.Camellia(key[:-3]), icv), key[-3:], icv)
+
+
+def _register_old(
+    encr_id: EncrId, key_bits: tuple[int, ...], algorithm: Callable[[bytes], BlockCipherAlgorithm]
+) -> bool:
+    """CBC of a cipher with blocks of 8 octets, if this OpenSSL has it: they may be left out of a build."""
+    factory = _cbc(algorithm)
+    try:
+        factory(bytes(range(key_bits[0] // 8)))
+    except UnsupportedAlgorithm:
+        return False
+    _register(encr_id, key_bits, factory, iv=8, block=8, weak=True)
+    return True
+
+
+_AES = (128, 192, 256)
+_register(EncrId.AES_GCM_16, _AES, _gcm(16), salt=4, iv=8, icv=16)
+_register(EncrId.AES_GCM_12, _AES, _gcm(12), salt=4, iv=8, icv=12)
+_register(EncrId.AES_GCM_8, _AES, _gcm(8), salt=4, iv=8, icv=8)
+_register(
+    EncrId.CHACHA20_POLY1305,
+    (256,),
+    lambda key: AeadCipher(ChaCha20Poly1305(key[:-4]), key[-4:]),
+    salt=4,
+    iv=8,
+    icv=16,
+)
+_register(EncrId.AES_CCM_16, _AES, _ccm(16), salt=3, iv=8, icv=16)
+_register(EncrId.AES_CCM_12, _AES, _ccm(12), salt=3, iv=8, icv=12)
+_register(EncrId.AES_CCM_8, _AES, _ccm(8), salt=3, iv=8, icv=8)
+_register(EncrId.AES_CBC, _AES, _cbc(AES), iv=16, block=16)
+_register(EncrId.AES_CTR, _AES, lambda key: CtrCipher(key[:-4], key[-4:]), salt=4, iv=8, counter=True)
+_register(
+    EncrId.NULL_AUTH_AES_GMAC,
+    _AES,
+    lambda key: AeadCipher(Gmac(key[:-4]), key[-4:]),
+    salt=4,
+    iv=8,
+    icv=16,
+    esp_only=True,
+)
+_register(EncrId.CAMELLIA_CBC, _AES, _cbc(decrepit.Camellia), iv=16, block=16)
+_register(
+    EncrId.CAMELLIA_CTR,
+    _AES,
+    lambda key: BlockCtrCipher(decrepit.Camellia(key[:-4]), key[-4:]),
+    salt=4,
+    iv=8,
+    counter=True,
+)
+_register(EncrId.CAMELLIA_CCM_16, _AES, _camellia_ccm(16), salt=3, iv=8, icv=16)
+_register(EncrId.CAMELLIA_CCM_12, _AES, _camellia_ccm(12), salt=3, iv=8, icv=12)
+_register(EncrId.CAMELLIA_CCM_8, _AES, _camellia_ccm(8), salt=3, iv=8, icv=8)
+_register(EncrId.NULL, (0,), lambda _key: NullCipher(), iv=0, esp_only=True)
+_register_old(EncrId.TRIPLE_DES_CBC, (192,), decrepit.TripleDES)
+_register_old(EncrId.CAST_CBC, (128,), decrepit.CAST5)
+_register_old(EncrId.BLOWFISH_CBC, (128, 192, 256), decrepit.Blowfish)
+_register_old(EncrId.IDEA_CBC, (128,), decrepit.IDEA)
+if _register_old(EncrId.DES_CBC, (64,), _des):
+    _register(EncrId.DES_IV64, (64,), _cbc(_des), iv=8, block=8, weak=True, esp_only=True)
+    _register(
+        EncrId.DES_IV32,
+        (64,),
+        lambda key: DesIv32Cipher(CbcCipher(_des(key))),
+        iv=4,
+        block=8,
+        weak=True,
+        esp_only=True,
+    )

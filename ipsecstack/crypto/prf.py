@@ -1,6 +1,7 @@
 """Registry of pseudorandom functions (transform type 2), and prf+ (RFC 7296 section 2.13).
 
-Sources: RFC 4868 (PRF-HMAC-SHA-256/384/512), RFC 2104 (HMAC-SHA-1).
+Sources: RFC 4868 (PRF-HMAC-SHA-256/384/512), RFC 2104 (HMAC-SHA-1, HMAC-MD5), RFC 4434 (AES-XCBC-PRF-128),
+RFC 4615 (AES-CMAC-PRF-128). What is weak follows RFC 8247.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hmac
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from ipsecstack.crypto.blockmac import PaddedMac, aes_cmac, aes_xcbc
 from ipsecstack.crypto.errors import UnknownAlgorithm
 from ipsecstack.wire.transforms import PrfId
 
@@ -28,7 +30,8 @@ class Prf:
     weak: bool
     _compute: Callable[[bytes, bytes], bytes] = field(repr=False, compare=False)
     nonce_octets: int = 0
-    """Octets of each nonce that key SKEYSEED where the key has a fixed length; 0 for the whole nonces."""
+    """Octets of each nonce that key SKEYSEED; 0 for all of them. RFC 7296 section 2.14 takes 8 for the two AES PRFs,
+    as if their keys still had a fixed length."""
 
     def compute(self, key: Buffer, *parts: Buffer) -> bytes:
         """prf(key, part1 | part2 | ...), ``output_octets`` long."""
@@ -71,9 +74,14 @@ def registered() -> Iterator[Prf]:
 
 
 def _register(
-    prf_id: PrfId, compute: Callable[[bytes, bytes], bytes], *, octets: int, weak: bool = False
+    prf_id: PrfId,
+    compute: Callable[[bytes, bytes], bytes],
+    *,
+    octets: int,
+    weak: bool = False,
+    nonce: int = 0,
 ) -> None:
-    _REGISTRY[prf_id] = Prf(prf_id, prf_id.vici_name, octets, octets, weak, compute)
+    _REGISTRY[prf_id] = Prf(prf_id, prf_id.vici_name, octets, octets, weak, compute, nonce)
 
 
 def _hmac(hash_name: str) -> Callable[[bytes, bytes], bytes]:
@@ -85,7 +93,26 @@ def _hmac(hash_name: str) -> Callable[[bytes, bytes], bytes]:
     return compute
 
 
+def _aes(
+    mac: Callable[[bytes], PaddedMac], shorten: Callable[[bytes], bytes]
+) -> Callable[[bytes, bytes], bytes]:
+    return lambda key, data: mac(key if len(key) == 16 else shorten(key)).compute(data)
+
+
+def _xcbc_key(key: bytes) -> bytes:
+    """RFC 4434 section 2: a shorter key is filled with zeros, a longer one is hashed with a zero key."""
+    return key.ljust(16, b"\0") if len(key) < 16 else aes_xcbc(bytes(16)).compute(key)
+
+
+def _cmac_key(key: bytes) -> bytes:
+    """RFC 4615 section 3: a key of any other length is hashed with a zero key."""
+    return aes_cmac(bytes(16)).compute(key)
+
+
 _register(PrfId.HMAC_SHA2_256, _hmac("sha256"), octets=32)
 _register(PrfId.HMAC_SHA2_384, _hmac("sha384"), octets=48)
 _register(PrfId.HMAC_SHA2_512, _hmac("sha512"), octets=64)
-_register(PrfId.HMAC_SHA1, _hmac("sha1"), octets=20, weak=True)
+_register(PrfId.HMAC_SHA1, _hmac("sha1"), octets=20)
+_register(PrfId.AES128_XCBC, _aes(aes_xcbc, _xcbc_key), octets=16, nonce=8)
+_register(PrfId.AES128_CMAC, _aes(aes_cmac, _cmac_key), octets=16, nonce=8)
+_register(PrfId.HMAC_MD5, _hmac("md5"), octets=16, weak=True)

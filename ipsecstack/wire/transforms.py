@@ -113,6 +113,8 @@ class IntegId(_NamedId):
     HMAC_SHA2_256_128 = 12, "HMAC_SHA2_256_128"
     HMAC_SHA2_384_192 = 13, "HMAC_SHA2_384_192"
     HMAC_SHA2_512_256 = 14, "HMAC_SHA2_512_256"
+    # Private use: RFC 2857 has a number in IKEv1's registries only, so this one is the project's own.
+    HMAC_RIPEMD_160_96 = 65301, "HMAC_RIPEMD_160_96"
 
 
 class KeId(_NamedId):
@@ -204,6 +206,9 @@ KEY_LENGTH_REQUIRED = frozenset(
         EncrId.CAMELLIA_CCM_16,
         EncrId.AES_CCM_8_IIV,
         EncrId.AES_GCM_16_IIV,
+        # The attribute is optional with these: 128 bits without it (RFC 2451 section 2.6). It is always sent.
+        EncrId.BLOWFISH_CBC,
+        EncrId.CAST_CBC,
     }
 )
 
@@ -290,7 +295,7 @@ def _keywords() -> dict[str, ProposalKeyword]:
             ("ccm", {16: EncrId.AES_CCM_16, 12: EncrId.AES_CCM_12, 8: EncrId.AES_CCM_8}),
         ):
             for icv, encr_id in sizes.items():
-                bare = (f"aes{bits}gcm",) if mode == "gcm" and icv == 16 else ()
+                bare = (f"aes{bits}{mode}",) if icv == 16 else ()
                 add(encr, encr_id, bits, f"aes{bits}{mode}{icv}", f"aes{bits}{mode}{icv_bits[icv]}", *bare)
         for icv, encr_id in (
             (16, EncrId.CAMELLIA_CCM_16),
@@ -303,6 +308,9 @@ def _keywords() -> dict[str, ProposalKeyword]:
     add(encr, EncrId.CHACHA20_POLY1305, None, "chacha20poly1305")
     add(encr, EncrId.TRIPLE_DES_CBC, None, "3des")
     add(encr, EncrId.DES_CBC, None, "des")
+    add(encr, EncrId.DES_IV32, None, "des_iv32")
+    add(encr, EncrId.DES_IV64, None, "des_iv64")
+    add(encr, EncrId.IDEA_CBC, None, "idea")
     add(encr, EncrId.CAST_CBC, 128, "cast128")
     add(encr, EncrId.NULL, None, "null")
 
@@ -315,6 +323,11 @@ def _keywords() -> dict[str, ProposalKeyword]:
     add(integ, IntegId.HMAC_SHA2_512_256, None, "sha512", "sha2_512")
     add(integ, IntegId.AES_XCBC_96, None, "aesxcbc")
     add(integ, IntegId.AES_CMAC_96, None, "aescmac")
+    add(integ, IntegId.HMAC_RIPEMD_160_96, None, "ripemd160")
+    add(integ, IntegId.KPDK_MD5, None, "keyed_md5")
+    # As integrity of AH; in an ESP proposal "aes128gmac" is the cipher that does not encrypt.
+    for bits in (128, 192, 256):
+        add(integ, IntegId[f"AES_{bits}_GMAC"], None, f"ah_aes{bits}gmac")
 
     add(prf, PrfId.HMAC_MD5, None, "prfmd5")
     add(prf, PrfId.HMAC_SHA1, None, "prfsha1", "prfsha")
@@ -324,7 +337,7 @@ def _keywords() -> dict[str, ProposalKeyword]:
     add(prf, PrfId.AES128_XCBC, None, "prfaesxcbc")
     add(prf, PrfId.AES128_CMAC, None, "prfaescmac")
 
-    add(ke, KeId.NONE, None, "modpnone")
+    add(ke, KeId.NONE, None, "modpnone", "none")
     for modp in (768, 1024, 1536, 2048, 3072, 4096, 6144, 8192):
         add(ke, KeId[f"MODP_{modp}"], None, f"modp{modp}")
     add(ke, KeId.MODP_1024_160, None, "modp1024s160")
