@@ -78,7 +78,7 @@ class StrongSwan(Gateway):
       socket = unix://{self.socket_path}
     }}
     eap-gtc {{
-      backend = xauth-generic
+      backend = generic
     }}
     kernel-libipsec {{
       load = yes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interop.matrix import rows_algorithms
+from interop.matrix import rows_algorithms, rows_authentication, rows_children
 from interop.matrix.plan import Row
 
-ROWS: list[Row] = [*rows_algorithms.ROWS]
+ROWS: list[Row] = [*rows_algorithms.ROWS, *rows_authentication.ROWS, *rows_children.ROWS]

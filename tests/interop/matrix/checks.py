@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from interop.matrix.lane import Lane
-from interop.matrix.plan import CHILD, Row
+from interop.matrix.plan import CHILD, CONN, Row
+from interop.matrix.probe import Counted
+from lab.capture import Capture
+from lab.process import wait_until
 
 Seen = dict[str, Any]
 
@@ -34,3 +38,135 @@ def carries_over_rekey(lane: Lane, row: Row) -> Seen:
         assert group[0], "the rekeyed child has no group"
         second = lane.moved(lane.ends_of(row.ends.ts), octets=row.octets)
     return {"sent": first.sent + second.sent, "lost": first.lost + second.lost}
+
+
+def refused(lane: Lane, row: Row) -> Seen:
+    """It does not come up on either end, and ours keeps nothing (strongSwan's EAP server waits for its time-out)."""
+    with lane.loaded(row.ends):
+        try:
+            lane.initiate(timeout=5)
+        except AssertionError:
+            pass
+        else:
+            raise AssertionError("it came up")
+        lane.ours.wait_no_sa(6 * lane.patience)
+        assert lane.theirs.established() == []
+    return {}
+
+
+def post_quantum(lane: Lane, row: Row) -> Seen:
+    """As `carries`; both ends say that a PPK went into the keys."""
+    with lane.up(row):
+        assert lane.theirs.ike_sa().raw.get("ppk") == "yes", "strongSwan lists no PPK"
+        lane.mirrored()
+        moved = lane.moved(lane.ends_of(row.ends.ts))
+    return {"sent": moved.sent, "lost": moved.lost}
+
+
+def signed(scheme: str) -> Callable[[Lane, Row], Seen]:
+    """As `carries`; strongSwan's log names the scheme for its own signature and for ours."""
+
+    def check(lane: Lane, row: Row) -> Seen:
+        before = len(lane.theirs.log())
+        with lane.up(row):
+            lane.mirrored()
+            said = lane.theirs.log()[before:]
+            for what in (f"(myself) with {scheme}", f"with {scheme} successful"):
+                assert what in said, f"strongSwan's log has no '{what}'"
+            moved = lane.moved(lane.ends_of(row.ends.ts))
+        return {"sent": moved.sent, "lost": moved.lost}
+
+    return check
+
+
+def total(*moves: Counted) -> Seen:
+    return {"sent": sum(m.sent for m in moves), "lost": sum(m.lost for m in moves)}
+
+
+def pairs_of_selectors(lane: Lane, row: Row) -> Seen:
+    """Data between each pair of networks of one family that the child's selectors name, both ways."""
+    left, right = (side.split(",") for side in row.ends.ts)
+    moves = []
+    with lane.up(row):
+        lane.mirrored()
+        for ours in left:
+            for theirs in right:
+                if (":" in ours) == (":" in theirs):
+                    moves.append(lane.moved(lane.ends_of((ours, theirs)), octets=row.octets))
+    return total(*moves)
+
+
+def each_child(lane: Lane, row: Row) -> Seen:
+    """Further children on the same IKE_SA, data through each, one deleted and the others go on."""
+    with lane.up(row):
+        moves = [lane.moved(lane.ends_of(row.ends.ts))]
+        for name, ts in row.ends.more.items():
+            lane.initiate(name)
+            for gateway in lane.gateways:
+                gateway.wait_child(name, 5 * lane.patience)
+            lane.mirrored(name)
+            moves.append(lane.moved(lane.ends_of(ts), name))
+        assert [len(gateway.ike_sas()) for gateway in lane.gateways] == [1, 1]
+        lane.command(1, "terminate", child=CHILD)
+        for gateway in lane.gateways:
+            wait_until(lambda g=gateway: not g.children(CHILD, None), 3 * lane.patience, "the child is gone")
+        for name, ts in row.ends.more.items():
+            moves.append(lane.moved(lane.ends_of(ts), name))
+    return total(*moves)
+
+
+def virtual_address(prefix: str) -> Callable[[Lane, Row], Seen]:
+    """a gets an address of b's pool, both list it, and it is what data is sent from."""
+
+    def check(lane: Lane, row: Row) -> Seen:
+        with lane.up(row):
+            lane.mirrored()
+            (mine,) = lane.a.ike_sa().raw["local-vips"]
+            assert lane.b.ike_sa().raw["remote-vips"] == [mine]
+            assert mine.startswith(prefix), mine
+            bits = 128 if ":" in mine else 32
+            assert lane.a.child(CHILD).raw["local-ts"] == [f"{mine}/{bits}"]
+            moved = lane.moved((mine, lane.ends_of(row.ends.ts[1:] * 2)[0]), octets=False)
+        return total(moved)
+
+    return check
+
+
+def childless(lane: Lane, row: Row) -> Seen:
+    """An IKE_SA without children (RFC 6023), then a child of it, with its own key exchange."""
+    with lane.loaded(row.ends):
+        with lane.a.vici(20 * lane.patience) as session:
+            for _ in session.initiate({"ike": CONN, "timeout": "8000"}):
+                pass
+        for gateway in lane.gateways:
+            gateway.wait_one_ike_sa(timeout=5 * lane.patience)
+            assert gateway.ike_sa().children == ()
+        lane.initiate()
+        for gateway in lane.gateways:
+            gateway.wait_child(CHILD, 5 * lane.patience)
+            assert len(gateway.ike_sas()) == 1
+        lane.mirrored()
+        return total(lane.moved(lane.ends_of(row.ends.ts)))
+
+
+def padded(lane: Lane, row: Row) -> Seen:
+    """TFC padding: ESP packets have one length on the wire whatever was sent, from both ends."""
+    with lane.up(row):
+        lane.mirrored()
+        with Capture(lane.namespaces[lane.us], lane.ours.folder / "tfc.pcap") as capture:
+            moved = lane.moved(lane.ends_of(row.ends.ts), octets=False, sizes=(40, 100, 333, 700))
+        lengths = {way: sorted(found) for way, found in esp_lengths(capture).items()}
+        assert len(lengths) == 2, f"ESP seen from {sorted(lengths)}"
+        assert all(len(found) == 1 for found in lengths.values()), f"lengths on the wire: {lengths}"
+    return total(moved)
+
+
+def esp_lengths(capture: Capture) -> dict[str, set[int]]:
+    """Source address -> lengths of its IPv4 packets with protocol 50 or UDP port 4500 to and from."""
+    found: dict[str, set[int]] = {}
+    for _, frame in capture.frames:
+        packet = frame[14:]
+        if frame[12:14] == b"\x08\x00" and packet[9] == 50:
+            source = ".".join(map(str, packet[12:16]))
+            found.setdefault(source, set()).add(int.from_bytes(packet[2:4], "big"))
+    return found

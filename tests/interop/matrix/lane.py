@@ -69,7 +69,7 @@ class Lane:
         self.blobs: dict[str, bytes] = {}
         self.addresses4: tuple[tuple[str, str], tuple[str, str]]
         self.addresses6: tuple[tuple[str, str], tuple[str, str]]
-        self._shared: list[list[str]] = [[], []]
+        self.v6 = False
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -122,6 +122,10 @@ class Lane:
             lans += [f"fd0{end + 1}:{n}::1/128" if n else f"fd0{end + 1}::1/128" for n in range(LANS)]
             namespace.add_address(*lans)
             namespace.sysctl(ipv4__ip_forward=1, ipv4__conf__all__rp_filter=0, ipv4__ping_group_range="0 0")
+        if self.peer_kind == "kernel" and ground.net == "wire":
+            # charon installs no route for selectors with ports; a packet needs one before it meets a policy.
+            for end, namespace in enumerate(self.namespaces):
+                namespace.ip(f"route add 10.{2 - end}.0.0/16 via {WAN4[1 - end]} metric 9999")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Lane]:
@@ -147,14 +151,23 @@ class Lane:
     secret = {psk}
     id-a = a.lab
     id-b = b.lab
+    id-c = b.ecdsa.lab
   }}
   eap-alice {{
     secret = {password}
     id = alice
   }}
+  eap-bob {{
+    secret = {password}{end}
+    id = bob
+  }}
   ppk-one {{
     secret = 0x{ppk}
     id = one.ppk.lab
+  }}
+  ppk-own {{
+    secret = 0x{ppk}{end:02}
+    id = {"ab"[end]}.ppk.lab
   }}
 }}
 """
@@ -179,8 +192,17 @@ class Lane:
     ) -> Iterator[None]:
         """Both daemons know the row's connection; neither does afterwards, nor has it any SA of it."""
         weak = "-weak" if self.ours.kind == "ours" else ""
-        sections = render(ends, self.us, addresses or self.addresses4, weak)
+        self.v6 = ends.v6
+        where = addresses or (self.addresses6 if ends.v6 else self.addresses4)
+        sections = render(ends, self.us, where, weak)
         try:
+            for name, pool in ends.pools.items():
+                try:
+                    self.command(1, "load_pool", **{name: dict(pool)})
+                except vici.exception.CommandException as error:
+                    if self.us == 1:
+                        raise NotThere(str(error)) from None
+                    raise
             for end, section in enumerate(sections):
                 with self.gateways[end].vici() as session:
                     try:
@@ -192,14 +214,18 @@ class Lane:
             yield
         finally:
             self.clear()
+            for name in ends.pools:
+                self.fire(1, "unload_pool", name=name)
 
     def clear(self) -> None:
         """End every SA, forget the connection; AssertionError when SAs stay."""
         for gateway in self.gateways:
             with gateway.vici(30) as session:
-                if gateway.ike_sas():
+                for sa in gateway.ike_sas():  # by number: half-open ones of a responder have no name yet
                     with contextlib.suppress(vici.exception.CommandException):
-                        for _ in session.terminate({"ike": CONN, "timeout": "3000", "force": "yes"}):
+                        for _ in session.terminate(
+                            {"ike-id": str(sa.uniqueid), "timeout": "3000", "force": "yes"}
+                        ):
                             pass
         for gateway in self.gateways:
             with gateway.vici() as session, contextlib.suppress(vici.exception.CommandException):
@@ -220,15 +246,15 @@ class Lane:
             except vici.exception.CommandException as error:
                 raise AssertionError(f"initiate: {error}") from None
 
-    def command(self, end: int, name: str, **arguments: str) -> None:
+    def command(self, end: int, name: str, /, **arguments: Any) -> None:
         """A VICI command (rekey, terminate, redirect …) of which nothing but success matters."""
         with self.gateways[end].vici(20 * self.patience) as session:
             answer = getattr(session, name)(arguments)
-            if not isinstance(answer, dict):
+            if isinstance(answer, Iterator):
                 for _ in answer:
                     pass
 
-    def fire(self, end: int, name: str, **arguments: str) -> None:
+    def fire(self, end: int, name: str, /, **arguments: Any) -> None:
         """As `command`, but a refusal is no error."""
         with contextlib.suppress(vici.exception.CommandException):
             self.command(end, name, **arguments)
@@ -277,8 +303,11 @@ class Lane:
         return ca, cb
 
     def ends_of(self, ts: tuple[str, str]) -> tuple[str, str]:
-        """Addresses of a and b inside the selectors."""
-        return first_host(ts[0]), first_host(ts[1])
+        """Addresses of a and b inside the selectors; the outer ones for `dynamic`."""
+        if ts[0] == "dynamic":
+            outer = self.addresses6 if self.v6 else self.addresses4
+            return outer[0][0], outer[1][0]
+        return first_host(ts[0].split(",")[0]), first_host(ts[1].split(",")[0])
 
     def moved(
         self,

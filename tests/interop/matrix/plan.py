@@ -85,6 +85,12 @@ class Ends:
     """Further keys of `local` and `remote`: (end, "local") -> keys."""
     more: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Further children: name -> selectors."""
+    sections: Mapping[int, Options] = field(default_factory=dict)
+    """Further sections of an end's connection, such as local-2 for a second round of authentication."""
+    pools: Mapping[str, Options] = field(default_factory=dict)
+    """Address pools of b."""
+    v6: bool = False
+    """IPv6 outside."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,8 @@ def party(auth: str, end: int, own: bool) -> dict[str, Any]:
     """The `local` (own) or `remote` section for `end`'s way to prove who it is; "rsa/rsa/pss-sha256" names a scheme."""
     kind, _, scheme = auth.partition("/")
     if kind in CERTIFICATES:
-        section = {"auth": scheme or "pubkey", "id": identity(kind, end)}
+        words = scheme if scheme and own else "pubkey"
+        section = {"auth": words, "id": identity(kind, end)}
         return {**section, "certs": f"{kind}-{'ab'[end]}"} if own else section
     if kind.startswith("eap"):
         section = {"auth": kind, "id": identity(kind, end)}
@@ -151,6 +158,7 @@ def render(
             child.update(options)
         if child.get("ah_proposals"):
             child.pop("esp_proposals")
+            child["ah_proposals"] += weak if ours and "ah" in ends.weak else ""
         children = {CHILD: {"local_ts": ends.ts[end], "remote_ts": ends.ts[other], **child}}
         for name, ts in ends.more.items():
             children[name] = {**child, "local_ts": ts[end], "remote_ts": ts[other]}
@@ -169,6 +177,7 @@ def render(
         section["remote"] = {
             **party(ends.auth[other], other, False), **ends.parties.get((end, "remote"), {})
         }  # fmt: skip
+        section.update(ends.sections.get(end, {}))
         section["children"] = children
         made.append(section)
     return made
