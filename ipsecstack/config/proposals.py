@@ -1,12 +1,14 @@
 """Proposal text (``aes128gcm16-prfsha256-x25519``) -> ``Proposal``, by the rules of swanctl.conf(5).
 
 An algorithm is accepted when the registries of ``ipsecstack.crypto`` implement it: adding one there is enough.
-Weak ones are never in ``default``; they are used only when a proposal names them.
+Weak ones are never in ``default``, and a proposal that names one is refused unless the word ``weak`` stands in it, too
+(``3des-md5-modp1024-weak``): nobody gets one by copying an old file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from ipsecstack.config.tree import suggestion
 from ipsecstack.crypto import encr as encr_registry
@@ -50,8 +52,12 @@ _KE = (
 )
 
 
+WEAK = "weak"
+"""The word without which a proposal cannot name a weak algorithm."""
+
+
 def default_proposals(protocol: SecurityProtocol) -> tuple[Proposal, ...]:
-    """What ``default`` stands for: the strong algorithms that are implemented. ESP without key exchange and ESN."""
+    """What ``default`` stands for: the strong algorithms that are in. ESP and AH without key exchange and ESN."""
     encr_ids = {(e.id, e.key_bits) for e in encr_registry.registered() if not e.weak}
     chacha = (
         {(EncrId.CHACHA20_POLY1305, 0)} if any(e == EncrId.CHACHA20_POLY1305 for e, _ in encr_ids) else set()
@@ -65,6 +71,8 @@ def default_proposals(protocol: SecurityProtocol) -> tuple[Proposal, ...]:
         ke_ids = {k.id for k in ke_registry.registered()}
         prf, ke = tuple(p for p in _PRF if p in prf_ids), tuple(k for k in _KE if k in ke_ids)
         made = (Proposal(protocol, aead, (), prf, ke), Proposal(protocol, cbc, integ, prf, ke))
+    elif protocol is SecurityProtocol.AH:
+        return (Proposal(protocol, (), integ, esn=(EsnId.NO_ESN,)),)
     else:
         esn = (EsnId.NO_ESN,)
         made = (Proposal(protocol, aead, esn=esn), Proposal(protocol, cbc, integ, esn=esn))
@@ -80,42 +88,71 @@ def parse_proposals(texts: Iterable[str], protocol: SecurityProtocol) -> tuple[P
     return tuple(found) or default_proposals(protocol)
 
 
+@dataclass(slots=True)
+class _Words:
+    """What the words of one proposal name, type by type and in order."""
+
+    encr: list[tuple[EncrId, int]] = field(default_factory=list)
+    integ: list[IntegId] = field(default_factory=list)
+    prf: list[PrfId] = field(default_factory=list)
+    ke: list[KeId] = field(default_factory=list)
+    esn: list[EsnId] = field(default_factory=list)
+    additional: dict[int, list[KeId]] = field(default_factory=dict)
+    weak: bool = False
+
+
 def parse_proposal(text: str, protocol: SecurityProtocol) -> Proposal:
-    """One proposal. An ``ike:`` or ``esp:`` prefix may stand in front and must then fit."""
+    """One proposal. An ``ike:``, ``esp:`` or ``ah:`` prefix may stand in front and must then fit."""
     prefix, colon, rest = text.partition(":")
     if colon:
         if prefix.strip() != protocol.name.lower():
             raise ValueError(f"proposal '{text}' is not one for {protocol.name}")
         text = rest.strip()
-    encr: list[tuple[EncrId, int]] = []
-    integ: list[IntegId] = []
-    prf: list[PrfId] = []
-    ke: list[KeId] = []
-    esn: list[EsnId] = []
+    words = _Words()
     for word in filter(None, text.split("-")):
-        try:
-            keyword = parse_keyword(word)
-        except ValueError:
-            raise ValueError(
-                f"'{word}' in proposal '{text}' is no known algorithm{suggestion(word, list(PROPOSAL_KEYWORDS))}"
-            ) from None
-        if keyword.type is TransformType.ENCR:
-            _append(encr, (EncrId(keyword.id), keyword.key_bits or 0))
-        elif keyword.type is TransformType.INTEG:
-            _append(integ, IntegId(keyword.id))
-        elif keyword.type is TransformType.PRF:
-            _append(prf, PrfId(keyword.id))
-        elif keyword.type is TransformType.KE:
-            _append(ke, KeId(keyword.id))
-        elif keyword.type is TransformType.ESN:
-            _append(esn, EsnId(keyword.id))
-        else:
-            raise ValueError(
-                f"'{word}' in '{text}': additional key exchanges (RFC 9370) are not supported yet"
-            )
-    proposal = _complete(text, protocol, encr, integ, prf, ke, esn)
+        _take(words, word, text, protocol)
+    proposal = _complete(text, protocol, words)
     _check_implemented(text, proposal)
+    _check_place(text, proposal)
+    weak = weak_algorithms((proposal,))
+    if weak and not words.weak:
+        raise ValueError(
+            f"proposal '{text}' names what is weak by today's measure (RFC 8221, RFC 8247): {', '.join(weak)}; "
+            f"choose another, or write '{text}-{WEAK}' to use it all the same"
+        )
     return proposal
+
+
+def _take(words: _Words, word: str, text: str, protocol: SecurityProtocol) -> None:
+    """Put one word of a proposal where it belongs."""
+    if word == WEAK:
+        words.weak = True
+        return
+    try:
+        keyword = parse_keyword(word)
+    except ValueError:
+        known = [*PROPOSAL_KEYWORDS, WEAK]
+        raise ValueError(
+            f"'{word}' in proposal '{text}' is no known algorithm{suggestion(word, known)}"
+        ) from None
+    if keyword.type is TransformType.ENCR:
+        if protocol is SecurityProtocol.AH and keyword.id == EncrId.NULL_AUTH_AES_GMAC:
+            _append(
+                words.integ, IntegId[f"AES_{keyword.key_bits}_GMAC"]
+            )  # in AH it is an integrity algorithm
+        else:
+            _append(words.encr, (EncrId(keyword.id), keyword.key_bits or 0))
+    elif keyword.type is TransformType.INTEG:
+        _append(words.integ, IntegId(keyword.id))
+    elif keyword.type is TransformType.PRF:
+        _append(words.prf, PrfId(keyword.id))
+    elif keyword.type is TransformType.KE:
+        _append(words.ke, KeId(keyword.id))
+    elif keyword.type is TransformType.ESN:
+        _append(words.esn, EsnId(keyword.id))
+    else:
+        place = keyword.type - TransformType.ADDKE1
+        _append(words.additional.setdefault(place, []), KeId(keyword.id))
 
 
 def weak_algorithms(proposals: Sequence[Proposal]) -> list[str]:
@@ -125,7 +162,8 @@ def weak_algorithms(proposals: Sequence[Proposal]) -> list[str]:
         names += [e.name for e in (encr_registry.get(*pair) for pair in proposal.encr) if e.weak]
         names += [i.name for i in map(integ_registry.get, proposal.integ) if i.weak]
         names += [p.name for p in map(prf_registry.get, proposal.prf) if p.weak]
-        names += [k.vici_name for k in proposal.ke if k != KeId.NONE and ke_registry.get(k).weak]
+        methods = [*proposal.ke, *(k for choices in proposal.additional_ke for k in choices)]
+        names += [k.vici_name for k in methods if k != KeId.NONE and ke_registry.get(k).weak]
     return list(dict.fromkeys(names))
 
 
@@ -134,24 +172,19 @@ def _append(to: list, what: object) -> None:  # type: ignore[type-arg]
         to.append(what)
 
 
-def _complete(
-    text: str,
-    protocol: SecurityProtocol,
-    encr: list[tuple[EncrId, int]],
-    integ: list[IntegId],
-    prf: list[PrfId],
-    ke: list[KeId],
-    esn: list[EsnId],
-) -> Proposal:
+def _complete(text: str, protocol: SecurityProtocol, words: _Words) -> Proposal:
     """Check that a proposal makes sense, and add what swanctl.conf leaves unsaid."""
-    if not encr:
+    encr, integ, prf, ke, esn = words.encr, words.integ, words.prf, words.ke, words.esn
+    ike, ah = protocol is SecurityProtocol.IKE, protocol is SecurityProtocol.AH
+    if ah and encr:
+        raise ValueError(f"proposal '{text}' names a cipher, and AH does not encrypt; remove it")
+    if not encr and not ah:
         raise ValueError(f"proposal '{text}' names no encryption algorithm; add one, as aes128gcm16")
     aead = [e for e, _ in encr if e in AEAD_ENCR]
     if aead and len(aead) != len(encr):
         raise ValueError(
             f"proposal '{text}' mixes combined-mode with other ciphers; write two proposals separated by a comma"
         )
-    ike = protocol is SecurityProtocol.IKE
     if not ike and prf:
         raise ValueError(
             f"proposal '{text}' names a PRF, which {protocol.name} does not negotiate; remove it"
@@ -174,11 +207,35 @@ def _complete(
         integ = []  # in an IKE proposal the word only chose the PRF
     elif not integ:
         raise ValueError(f"proposal '{text}' names no integrity algorithm; add one, as sha256")
-    if not ike and not esn:
-        esn = [EsnId.NO_ESN]
+    if words.additional and not any(k != KeId.NONE for k in ke):
+        raise ValueError(
+            f"proposal '{text}': additional key exchanges stand beside a first one; add it, as x25519"
+        )
+    places = range(max(words.additional) + 1) if words.additional else ()
     return Proposal(
-        protocol, tuple(encr), tuple(integ), tuple(dict.fromkeys(prf)), tuple(ke), () if ike else tuple(esn)
+        protocol,
+        tuple(encr),
+        tuple(integ),
+        tuple(dict.fromkeys(prf)),
+        tuple(ke),
+        () if ike else tuple(esn) or (EsnId.NO_ESN,),
+        tuple(tuple(words.additional.get(place, ())) for place in places),
     )
+
+
+def _check_place(text: str, proposal: Proposal) -> None:
+    """That each algorithm is one of this protocol's."""
+    protocol = proposal.protocol
+    for encr_id, bits in proposal.encr:
+        if protocol is SecurityProtocol.IKE and encr_registry.get(encr_id, bits).esp_only:
+            raise ValueError(
+                f"proposal '{text}': {encr_id.vici_name} cannot protect IKE itself; put it into esp_proposals"
+            )
+    for integ_id in proposal.integ:
+        if protocol is not SecurityProtocol.AH and integ_registry.get(integ_id).ah_only:
+            raise ValueError(
+                f"proposal '{text}': {integ_id.vici_name} is for AH alone; put it into ah_proposals"
+            )
 
 
 def _check_implemented(text: str, proposal: Proposal) -> None:
@@ -189,7 +246,7 @@ def _check_implemented(text: str, proposal: Proposal) -> None:
             integ_registry.get(integ_id)
         for prf_id in proposal.prf:
             prf_registry.get(prf_id)
-        for ke_id in proposal.ke:
+        for ke_id in (*proposal.ke, *(k for choices in proposal.additional_ke for k in choices)):
             if ke_id != KeId.NONE:
                 ke_registry.get(ke_id)
     except UnknownAlgorithm as error:

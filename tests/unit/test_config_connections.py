@@ -215,8 +215,8 @@ def test_security_relevant_keys_are_refused() -> None:
 
 def test_weak_algorithms_are_warned_of() -> None:
     warnings: list[str] = []
-    child("esp_proposals = null-sha256", warnings)
-    assert warnings == ["x.conf:4: connections.c.children.k.esp_proposals: weak by today's measure: NULL"]
+    child("esp_proposals = 3des-sha1-weak", warnings)
+    assert warnings == ["x.conf:4: connections.c.children.k.esp_proposals: weak by today's measure: 3DES_CBC"]
 
 
 # --- the daemon's own section -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ipsecstack.crypto import dn
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.wire.transforms import EncrId, EsnId, IntegId, KeId, PrfId
 
-IKE, ESP = SecurityProtocol.IKE, SecurityProtocol.ESP
+AH, IKE, ESP = SecurityProtocol.AH, SecurityProtocol.IKE, SecurityProtocol.ESP
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,61 @@ def test_defaults_are_strong_and_in_place() -> None:
     assert all(p.ke == () for p in default_proposals(ESP))
 
 
-def test_weak_ones_only_by_name() -> None:
-    assert weak_algorithms(parse_proposals(["null-sha256"], ESP)) == ["NULL"]
-    assert weak_algorithms(parse_proposals(["aes128-sha1"], ESP)) == ["HMAC_SHA1_96"]
+@pytest.mark.parametrize(
+    ("text", "protocol", "names"),
+    [
+        ("3des-sha1", ESP, ["3DES_CBC"]),
+        ("des-md5", ESP, ["DES_CBC", "HMAC_MD5_96"]),
+        ("des_iv32-sha256", ESP, ["DES_IV32"]),
+        ("cast128-blowfish256-idea-sha256", ESP, ["CAST_CBC", "BLOWFISH_CBC", "IDEA_CBC"]),
+        ("keyed_md5", AH, ["KPDK_MD5"]),
+        ("aes128-md5-modp1024", IKE, ["HMAC_MD5_96", "PRF_HMAC_MD5", "MODP_1024"]),
+        ("aes128-sha1-modp768-modp1536-ecp192", IKE, ["MODP_768", "MODP_1536", "ECP_192"]),
+        ("aes128-sha1-modp1024s160-modp2048s224-modp2048s256", IKE,
+         ["MODP_1024_160", "MODP_2048_224", "MODP_2048_256"]),
+        ("aes128gcm16-prfsha256-x25519-ke1_modp1024", IKE, ["MODP_1024"]),
+    ],
+)  # fmt: skip
+def test_weak_ones_need_the_word(text: str, protocol: SecurityProtocol, names: list[str]) -> None:
+    """Everything weak is named, the cure is spelled out, and what it says works."""
+    with pytest.raises(ValueError, match="weak by today's measure") as caught:
+        parse_proposal(text, protocol)
+    cure = str(caught.value).split("or write '")[1].split("'")[0]
+    assert cure == f"{text}-weak"
+    assert all(name in str(caught.value) for name in names)
+    proposal = parse_proposal(cure, protocol)
+    assert weak_algorithms([proposal]) == names
+    assert parse_proposal(f"weak-{text}", protocol) == proposal
+
+
+def test_what_is_old_but_not_weak() -> None:
+    for text in ("null-sha256", "aes128-sha1", "aes128-sha1_160", "aes256gmac", "camellia128ctr-aescmac"):
+        assert weak_algorithms(parse_proposals([text], ESP)) == []
+    assert parse_proposal("aes128-sha256-x25519-weak", IKE) == parse_proposal("aes128-sha256-x25519", IKE)
+
+
+def test_proposals_of_ah() -> None:
+    proposal = parse_proposal("ah:sha256-aesxcbc-esn", AH)
+    assert (proposal.protocol, proposal.encr, proposal.ke) == (AH, (), ())
+    assert proposal.integ == (IntegId.HMAC_SHA2_256_128, IntegId.AES_XCBC_96)
+    assert proposal.esn == (EsnId.ESN,)
+    assert parse_proposal("aes192gmac", AH).integ == (IntegId.AES_192_GMAC,)
+    assert parse_proposal("ah_aes192gmac", AH).integ == (IntegId.AES_192_GMAC,)
+    assert parse_proposal("ripemd160-x25519", AH).ke == (KeId.CURVE_25519,)
+    assert parse_proposals([], AH) == default_proposals(AH)
+    assert default_proposals(AH)[0].encr == ()
+
+
+def test_additional_key_exchanges() -> None:
+    proposal = parse_proposal(
+        "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_mlkem1024-ke3_none-ke3_ecp384", IKE
+    )
+    assert proposal.ke == (KeId.CURVE_25519,)
+    assert proposal.additional_ke == (
+        (KeId.ML_KEM_768, KeId.ML_KEM_1024), (), (KeId.NONE, KeId.ECP_384),
+    )  # fmt: skip
+    assert parse_proposal("aes256gcm16-x25519-ke1_mlkem512-esn", ESP).additional_ke == ((KeId.ML_KEM_512,),)
+    assert parse_proposal("aes256gcm16-x25519", ESP).additional_ke == ()
 
 
 @pytest.mark.parametrize(
@@ -178,10 +230,19 @@ def test_weak_ones_only_by_name() -> None:
         ("aes128gcm16-sha256", ESP, "takes no integrity"),
         ("aes128gcm16-prfsha256", ESP, "PRF"),
         ("ike:aes128gcm16", ESP, "not one for ESP"),
-        ("aes128gcm16-ke1_mlkem768", ESP, "RFC 9370"),
-        ("idea-sha256", ESP, "no known algorithm"),
-        ("blowfish128-sha256", ESP, "not implemented"),
-        ("aes128gcm16-mlkem768", ESP, "not implemented"),
+        ("aes128gcm16-ke1_mlkem768", ESP, "beside a first one"),
+        ("aes128gcm16-modpnone-ke1_mlkem768", ESP, "beside a first one"),
+        ("serpent128-sha256", ESP, "no known algorithm"),
+        ("aes128gcm16-x25519-ke8_mlkem768", ESP, "no known algorithm"),
+        ("3des-sha1-week", ESP, "did you mean 'weak'"),
+        ("null-sha256-x25519", IKE, "cannot protect IKE"),
+        ("aes128gmac-prfsha256-x25519", IKE, "cannot protect IKE"),
+        ("des_iv32-sha1-modp2048-weak", IKE, "cannot protect IKE"),
+        ("aes128-keyed_md5-weak", ESP, "for AH alone"),
+        ("null-ah_aes128gmac", ESP, "for AH alone"),
+        ("aes128-sha256", AH, "does not encrypt"),
+        ("esn", AH, "no integrity"),
+        ("sha256-prfsha256", AH, "PRF"),
     ],
 )
 def test_bad_proposals(text: str, protocol: SecurityProtocol, word: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from ipsecstack.crypto import encr, integ, ke, prf
 from ipsecstack.wire.transforms import (
+    KEY_LENGTH_REQUIRED,
     PROPOSAL_KEYWORDS,
     EncrId,
     EsnId,
@@ -54,7 +55,7 @@ def test_unknown_words(word: str) -> None:
 def test_every_implemented_transform_has_a_word() -> None:
     words = {(w.type, w.id, w.key_bits or 0) for w in PROPOSAL_KEYWORDS.values()}
     for algorithm in encr.registered():
-        bits = 0 if algorithm.id is EncrId.CHACHA20_POLY1305 else algorithm.key_bits
+        bits = algorithm.key_bits if algorithm.id in KEY_LENGTH_REQUIRED else 0
         assert (TransformType.ENCR, algorithm.id, bits) in words
     for function in prf.registered():
         assert (TransformType.PRF, function.id, 0) in words

@@ -81,8 +81,9 @@ def test_hmac(name: str, integ_id: IntegId) -> None:
             elif len(tag) == algorithm.icv_octets:
                 assert not mac.verify(tag, bytes.fromhex(case["msg"])), case["tcId"]
                 invalid += 1
-    assert valid > 20 or algorithm.weak
-    assert invalid > 10 or algorithm.weak
+    few = algorithm.id == IntegId.HMAC_SHA1_96
+    assert valid > 20 or few
+    assert invalid > 10 or few
 
 
 @pytest.mark.parametrize(
