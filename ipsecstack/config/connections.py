@@ -281,7 +281,7 @@ def _read_child(section: Section, path: str, warn: Warn) -> ChildConfig:
         name=section.name,
         local_ts=_selectors(reader, "local_ts"),
         remote_ts=_selectors(reader, "remote_ts"),
-        proposals=_proposals(reader, "esp_proposals", SecurityProtocol.ESP),
+        proposals=_child_proposals(reader),
         mode=mode,
         policy=policy,
         priority=reader.get("priority", lambda text: parse_int(text, 0, 2**32 - 1), 0),
@@ -299,11 +299,21 @@ def _read_child(section: Section, path: str, warn: Warn) -> ChildConfig:
         close_action=reader.choice("close_action", _ACTIONS, ChildAction.NONE),
         replay_window=reader.get("replay_window", lambda text: parse_int(text, 0, 4096), 32),
         reqid=reader.get("reqid", lambda text: parse_int(text, 0, 2**32 - 1), 0),
+        sha256_96=reader.get("sha256_96", parse_bool, False),
     )
     reader.finish(CHILD_UNSUPPORTED)
     if policy != "PROTECT" and ChildAction.START in (config.start_action, config.close_action):
         raise reader.error("start_action", "a pass or drop policy cannot be started; write trap")
     return config
+
+
+def _child_proposals(reader: SectionReader) -> tuple[Proposal, ...]:
+    """``ah_proposals``, then ``esp_proposals``; ESP's default stands where neither is given."""
+    ah = reader.value("ah_proposals")
+    found = _proposals(reader, "ah_proposals", SecurityProtocol.AH) if ah is not None else ()
+    if ah is None or reader.value("esp_proposals") is not None:
+        found += _proposals(reader, "esp_proposals", SecurityProtocol.ESP)
+    return found
 
 
 def _limits(

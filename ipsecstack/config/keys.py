@@ -69,8 +69,6 @@ AUTH_UNSUPPORTED: dict[str, Unsupported] = {
 }
 
 CHILD_UNSUPPORTED: dict[str, Unsupported] = {
-    "ah_proposals": _refuse(cure="use esp_proposals"),
-    "sha256_96": _refuse(*_NO),
     "updown": _refuse(cure="remove it; events of VICI tell the same"),
     "hostaccess": _warn(*_NO),
     "policies": _refuse(*_YES),

@@ -103,6 +103,7 @@ class ChildConfig:
     close_action: ChildAction = ChildAction.NONE
     replay_window: int = 32
     reqid: int = 0
+    sha256_96: bool = False  # HMAC-SHA-256 cut to 96 bits, as before RFC 4868
 
 
 class UniquePolicy(Enum):

@@ -205,12 +205,28 @@ def test_known_but_unsupported_keys(body: str, key: str, refused: bool, harmless
 
 
 def test_security_relevant_keys_are_refused() -> None:
-    for key in ("ah_proposals", "updown", "tfc_padding", "mark_in", "label", "policies"):
+    for key in ("updown", "tfc_padding", "mark_in", "label", "policies"):
         assert CHILD_UNSUPPORTED[key].treatment is Treatment.REFUSE
     for key in ("revocation", "cert_policy", "ca_id", "groups", "pubkeys"):
         assert AUTH_UNSUPPORTED[key].treatment is Treatment.REFUSE
     for key in ("ppk_id", "ppk_required", "reauth_time", "aggressive"):
         assert CONNECTION_UNSUPPORTED[key].treatment is Treatment.REFUSE
+
+
+def test_ah_proposals_stand_alone_or_before_those_of_esp() -> None:
+    def protocols(text: str) -> list[tuple[str, int]]:
+        return [(p.protocol.name, len(p.integ)) for p in child(text, []).proposals]
+
+    assert protocols("ah_proposals = sha256-sha1-esn") == [("AH", 2)]
+    assert protocols("ah_proposals = sha256\n esp_proposals = aes128-sha256") == [("AH", 1), ("ESP", 1)]
+    assert {name for name, _ in protocols("mode = tunnel")} == {"ESP"}
+    with pytest.raises(ConfigError, match=r"ah_proposals: proposal 'md5' names what is weak"):
+        child("ah_proposals = md5", [])
+
+
+def test_sha256_96_is_a_switch() -> None:
+    assert child("sha256_96 = yes", []).sha256_96
+    assert not child("mode = tunnel", []).sha256_96
 
 
 def test_weak_algorithms_are_warned_of() -> None:
