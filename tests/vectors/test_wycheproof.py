@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from ipsecstack.crypto import algorithm_identifier, auth, encr, integ, ke
+from ipsecstack.crypto import algorithm_identifier, auth, encr, integ, ke, ml_kem, prf
 from ipsecstack.crypto.algorithm_identifier import Scheme, SignatureAlgorithm
 from ipsecstack.crypto.encr import AeadCipher
 from ipsecstack.crypto.errors import AuthError, IntegrityError, KeError
-from ipsecstack.wire.transforms import AuthMethod, EncrId, HashAlgId, IntegId, KeId
+from ipsecstack.wire.transforms import AuthMethod, EncrId, HashAlgId, IntegId, KeId, PrfId
 
 FOLDER = Path(__file__).parents[3] / "shared" / "vectors" / "wycheproof"
 
@@ -133,6 +133,113 @@ def test_x25519() -> None:
     assert refused > 5
 
 
+def test_x448() -> None:
+    agreed = refused = 0
+    for group in groups("x448"):
+        for case in group["tests"]:
+            private, public = bytes.fromhex(case["private"]), bytes.fromhex(case["public"])
+            own = ke.get(KeId.CURVE_448).generate(lambda count, value=private: value[:count])
+            if len(public) != 56 or set(case["shared"]) == {"0"}:
+                with pytest.raises(KeError):
+                    own.shared(public)
+                refused += 1
+            else:
+                assert own.shared(public).hex() == case["shared"], case["tcId"]
+                agreed += 1
+    assert agreed > 400
+    assert refused > 5
+
+
+def test_aes_ccm() -> None:
+    """Nonces of 88 bits, of which the first 24 are the salt, and the three lengths of the ICV."""
+    ids = {64: EncrId.AES_CCM_8, 96: EncrId.AES_CCM_12, 128: EncrId.AES_CCM_16}
+    valid = invalid = 0
+    for group in groups("aes_ccm"):
+        if group["ivSize"] != 88 or group["tagSize"] not in ids:
+            continue
+        algorithm = encr.get(ids[group["tagSize"]], group["keySize"])
+        for case in group["tests"]:
+            nonce = bytes.fromhex(case["iv"])
+            cipher = algorithm.new(bytes.fromhex(case["key"]) + nonce[:3])
+            aad, message = bytes.fromhex(case["aad"]), bytes.fromhex(case["msg"])
+            sealed = bytes.fromhex(case["ct"] + case["tag"])
+            if case["result"] == "valid":
+                assert cipher.open(nonce[3:], aad, sealed) == message, case["tcId"]
+                assert cipher.seal(nonce[3:], aad, message) == sealed, case["tcId"]
+                valid += 1
+            else:
+                with pytest.raises(IntegrityError):
+                    cipher.open(nonce[3:], aad, sealed)
+                invalid += 1
+    assert valid + invalid > 5
+
+
+def test_aes_gmac() -> None:
+    """As AH has it: IV and tag together are the ICV."""
+    ids = {128: IntegId.AES_128_GMAC, 192: IntegId.AES_192_GMAC, 256: IntegId.AES_256_GMAC}
+    valid = invalid = 0
+    for group in groups("aes_gmac"):
+        if (group["ivSize"], group["tagSize"]) != (96, 128):
+            continue
+        algorithm = integ.get(ids[group["keySize"]])
+        for case in group["tests"]:
+            nonce, message = bytes.fromhex(case["iv"]), bytes.fromhex(case["msg"])
+            mac = algorithm.new(bytes.fromhex(case["key"]) + nonce[:4])
+            icv = nonce[4:] + bytes.fromhex(case["tag"])
+            assert mac.verify(icv, message) == (case["result"] == "valid"), case["tcId"]
+            valid, invalid = valid + (case["result"] == "valid"), invalid + (case["result"] != "valid")
+    assert valid > 40
+    assert invalid > 20
+
+
+def test_aes_cmac() -> None:
+    """Whole tags, which AES-CMAC-96 cuts; keys of other lengths than 128 bits are not IPsec's."""
+    valid = invalid = 0
+    for group in groups("aes_cmac"):
+        if (group["keySize"], group["tagSize"]) != (128, 128):
+            continue
+        for case in group["tests"]:
+            key, message, tag = (bytes.fromhex(case[name]) for name in ("key", "msg", "tag"))
+            whole = prf.get(PrfId.AES128_CMAC).compute(key, message)
+            if case["result"] == "valid":
+                assert whole == tag, case["tcId"]
+                assert integ.get(IntegId.AES_CMAC_96).new(key).verify(tag[:12], message)
+                valid += 1
+            else:
+                assert whole != tag, case["tcId"]
+                invalid += 1
+    assert valid > 20
+    assert invalid > 20
+
+
+def test_ml_kem_768() -> None:
+    """Decapsulation of seeds and ciphertexts, by OpenSSL and by the project's own module."""
+    valid = invalid = 0
+    for group in groups("mlkem_768"):
+        assert group["parameterSet"] == "ML-KEM-768"
+        for case in group["tests"]:
+            seed, ciphertext = bytes.fromhex(case["seed"]), bytes.fromhex(case["c"])
+            if len(seed) != ml_kem.SEED_OCTETS:
+                with pytest.raises(ValueError, match="seed"):
+                    ml_kem.PrivateKey(seed, ml_kem.ML_KEM_768)
+                invalid += 1
+                continue
+            one = ke.get(KeId.ML_KEM_768).generate(lambda count, value=seed: value[:count])
+            own = ml_kem.PrivateKey(seed, ml_kem.ML_KEM_768)
+            if case["result"] == "valid":
+                assert one.public.hex() == case["ek"] == own.public.hex(), case["tcId"]
+                assert one.shared(ciphertext).hex() == case["K"] == own.decapsulate(ciphertext).hex()
+                valid += 1
+            else:
+                with pytest.raises(KeError):
+                    one.shared(ciphertext)
+                with pytest.raises(ValueError, match="ciphertext"):
+                    own.decapsulate(ciphertext)
+                invalid += 1
+    assert valid > 50
+    assert invalid > 2
+
+
 def _identifier(scheme: Scheme, hash_id: HashAlgId) -> bytes:
     data = algorithm_identifier.encode(SignatureAlgorithm(scheme, hash_id))
     return bytes((len(data),)) + data
@@ -146,6 +253,11 @@ def _identifier(scheme: Scheme, hash_id: HashAlgId) -> bytes:
             "ed25519",
             AuthMethod.DIGITAL_SIGNATURE,
             _identifier(Scheme.ED25519, HashAlgId.IDENTITY),
+        ),
+        (
+            "ed448",
+            AuthMethod.DIGITAL_SIGNATURE,
+            _identifier(Scheme.ED448, HashAlgId.IDENTITY),
         ),
         (
             "rsa_pss_2048_sha256_mgf1_32",
