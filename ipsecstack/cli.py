@@ -44,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--group", metavar="NAME", help="group that may use the socket")
     parser.add_argument(
         "--dataplane",
-        choices=("tun", "memory"),
-        help="tun: a TUN device and routes (needs CAP_NET_ADMIN); memory: no packets of this host, for tests",
+        choices=("tun", "xfrm", "memory"),
+        help="tun: a TUN device and routes; xfrm: the kernel's own IPsec (both need CAP_NET_ADMIN); memory: no "
+        "packets of this host, for tests",
     )
     parser.add_argument("--device", metavar="NAME", help="name of the TUN device")
     parser.add_argument("--netns", metavar="NAME", help="network namespace to run in (ip netns)")
@@ -76,7 +77,7 @@ def _settings(arguments: argparse.Namespace, options: dict[str, Any]) -> Setting
 
     given: dict[str, Any] = {
         key: options[key]
-        for key in ("group", "dataplane", "device", "mtu", "nat_keepalive")
+        for key in ("group", "dataplane", "kernel_policies", "device", "mtu", "nat_keepalive")
         if key in options
     }
     for key in ("socket", "pid_file"):

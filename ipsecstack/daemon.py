@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from ipsecstack.config import ConfigError, load_file
 from ipsecstack.config.apply import Applier
@@ -60,6 +59,8 @@ class Settings:
     socket: Path = Path("/run/ipsecstack/ipsecstack.vici")
     group: str | None = None
     dataplane: str = "tun"
+    kernel_policies: bool = True
+    """With the TUN plane: policies in the kernel for what never enters the device."""
     device: str = "ipsec0"
     mtu: int = 1400
     pid_file: Path | None = None
@@ -118,7 +119,7 @@ class Daemon:
             self._start_export(settings.export_keys)
         self.dataplane = self._open_dataplane()
         self._undo.append(self.dataplane.close)
-        mark = getattr(self.dataplane, "socket_mark", 0)
+        mark, prepare = self.dataplane.socket_mark, self.dataplane.prepare_socket
         self.credentials = CredentialStore()
         self.endpoint = Endpoint(
             random=os.urandom,
@@ -128,7 +129,7 @@ class Daemon:
             now=loop.time(),
             wall_clock=time.time,
             last_inbound=self._last_inbound,
-            source_address=partial(source_address, mark=mark),
+            source_address=partial(source_address, mark=mark, prepare=prepare),
         )
         self.stack = Stack(self.endpoint, self.dataplane)
         self._undo.append(self.stack.subscribe(self._watch))
@@ -139,6 +140,7 @@ class Daemon:
             port_nat_t=settings.options.port_nat_t,
             mark=mark,
             native_esp=self.dataplane.features.native_esp and self.dataplane.features.userspace,
+            prepare=prepare,
         )
         self.driver.connect(network)
         self._undo.append(network.close)
@@ -257,11 +259,16 @@ class Daemon:
                 "the memory data plane carries no packets of this host: for tests and demonstrations only"
             )
             source = EchoHosts(interval=1.0, start=asyncio.get_running_loop().time())
-            return cast(DataPlane, MemoryDataPlane(random=os.urandom, source=source))
+            return MemoryDataPlane(random=os.urandom, source=source)
         # Imported here: pyroute2 takes a quarter of a second that the memory data plane need not spend.
+        if settings.dataplane == "xfrm":
+            from ipsecstack.dataplane.xfrm.plane import XfrmDataPlane
+
+            loop = asyncio.get_running_loop()
+            return XfrmDataPlane(settings.options.port, loop.time)
         from ipsecstack.dataplane.tun import TunDataPlane
 
-        return cast(DataPlane, TunDataPlane(name=settings.device, random=os.urandom, mtu=settings.mtu))
+        return TunDataPlane(name=settings.device, random=os.urandom, mtu=settings.mtu)
 
     # --- while running ---------------------------------------------------------------------------------------------
 
@@ -276,11 +283,8 @@ class Daemon:
         return counters.last_used if counters else None
 
     def _addresses_changed(self) -> None:
-        changed = getattr(self.dataplane, "addresses_changed", None)
-        if changed is None:
-            return
         try:
-            changed()
+            self.dataplane.addresses_changed()
         except DataPlaneError as error:
             log.warning("after a change of local addresses: %s", error)
 

@@ -119,9 +119,13 @@ class DataPlane(Protocol):
     """What every data plane does. Calls raise DataPlaneError and leave nothing half-done."""
 
     features: Features
-    counters: DataPlaneCounters
     socket_mark: int
     """SO_MARK of the sockets that carry IKE and ESP, so that the plane lets them pass; 0 is none."""
+
+    @property
+    def counters(self) -> DataPlaneCounters:
+        """Counts that belong to no SA; who sends for the plane adds its failures to them."""
+        ...
 
     def allocate_spi(self, random: Callable[[int], bytes]) -> int:
         """An inbound SPI (256..2^32-1) that is not in use; it stays reserved until installed or released."""

@@ -40,6 +40,7 @@ class Driver:
         self._behind_nat: dict[int, tuple[Address, Address]] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self._device: int | None = None
+        self._events: int | None = None
         self._device_pending: asyncio.Handle | None = None
         self._counted_malformed = self._counted_send_errors = 0
 
@@ -60,6 +61,9 @@ class Driver:
             self._device = cast(UserspaceDataPlane, plane).device_fileno()
             if self._device is not None:
                 asyncio.get_running_loop().add_reader(self._device, self._device_readable)
+        self._events = plane.event_fileno()
+        if self._events is not None:
+            asyncio.get_running_loop().add_reader(self._events, self._events_readable)
         if self._keepalive_interval > 0:
             self._unsubscribe = self.stack.subscribe(self._follow_nat)
             self._keep_alive()
@@ -70,6 +74,9 @@ class Driver:
         if self._device is not None and self._device_pending is None:
             asyncio.get_running_loop().remove_reader(self._device)
         self._device = None
+        if self._events is not None:
+            asyncio.get_running_loop().remove_reader(self._events)
+            self._events = None
         for handle in (self._timer, self._keepalive, self._device_pending):
             if handle is not None:
                 handle.cancel()
@@ -136,10 +143,8 @@ class Driver:
         def again() -> None:
             self._device_pending = None
             plane = cast(UserspaceDataPlane, self.stack.dataplane)
-            repair = getattr(plane, "repair", None)
             try:
-                if repair is not None:
-                    repair()
+                plane.repair()
                 self._device = plane.device_fileno()
                 if self._device is not None:
                     # A descriptor that still fails tells so at once, and is tried again.
@@ -153,6 +158,15 @@ class Driver:
                 self._retry_device(min(2 * delay, _DEVICE_RETRY_LONGEST))
 
         self._device_pending = asyncio.get_running_loop().call_later(delay, again)
+
+    def _events_readable(self) -> None:
+        """The kernel tells the data plane something: an acquire, a limit, another's deletion."""
+        now = self.clock()
+        try:
+            self.stack.dataplane.read_events(now)
+        except DataPlaneError as error:
+            log.error("%s; restart ipsecstackd if this goes on", error)
+        self._after(now, False)
 
     def _timer_due(self) -> None:
         self._timer = self._timer_at = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 
-from ipsecstack.dataplane.base import EspDatagrams
+from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams
 from ipsecstack.io.errors import NetworkError, advice
 from ipsecstack.io.raw import RawEspSocket
 from ipsecstack.io.sockets import Received, make_buffers
@@ -38,8 +39,10 @@ class Network:
         port_nat_t: int = 4500,
         mark: int = 0,
         native_esp: bool = True,
+        prepare: Callable[[socket.socket, bool], None] | None = None,
     ) -> None:
         self._receive = receive
+        self._prepare = prepare
         self._ports = (port, port_nat_t)
         self._mark = mark
         self._native_esp = native_esp
@@ -94,6 +97,14 @@ class Network:
         return sock
 
     def _watch(self, sock: AnySocket) -> None:
+        if self._prepare is not None:
+            # A second descriptor of the same socket: what is set on it holds for both.
+            with socket.socket(fileno=os.dup(sock.fileno())) as same:
+                try:
+                    self._prepare(same, isinstance(sock, UdpSocket) and sock.nat_t)
+                except DataPlaneError as error:
+                    sock.close()
+                    raise NetworkError(f"{sock.name}: {error}") from error
         self._sockets.append(sock)
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable, sock)
 

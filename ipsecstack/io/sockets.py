@@ -6,6 +6,7 @@ import ipaddress
 import mmap
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -175,9 +176,12 @@ def read_ancillary(ancillary: Ancillary, port: int) -> tuple[Address | None, int
     return local, tos, segment
 
 
-def source_address(remote: IPAddress, mark: int = 0) -> IPAddress | None:
+def source_address(
+    remote: IPAddress, mark: int = 0, prepare: Callable[[socket.socket, bool], None] | None = None
+) -> IPAddress | None:
     """The address that this host would send from to ``remote``; None without a route.
 
+    ``mark`` and ``prepare`` make the socket one of IKE, as the data plane asks it (``DataPlane.prepare_socket``).
     Asked of the kernel by connecting a UDP socket, which sends nothing.
     """
     family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
@@ -185,6 +189,8 @@ def source_address(remote: IPAddress, mark: int = 0) -> IPAddress | None:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             if mark:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+            if prepare is not None:
+                prepare(sock, False)
             sock.connect(sockaddr_of(Address(remote, 500)))
             found = address_of(sock.getsockname()).host
     except OSError:
