@@ -6,7 +6,7 @@ import itertools
 import random
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -159,7 +159,7 @@ def numbered(packets: Iterable[bytes], number: int = 500) -> list[bytes]:
 def arrived(datagrams: Iterable[EspDatagrams], ecn: int | None = None) -> list[EspDatagrams]:
     """What one end sent, as the other end's receiver sees it."""
     return [
-        EspDatagrams(d.remote, d.local, d.encapsulated, list(d.packets), d.ecn if ecn is None else ecn)
+        replace(d, local=d.remote, remote=d.local, packets=list(d.packets), ecn=d.ecn if ecn is None else ecn)
         for d in datagrams
     ]
 

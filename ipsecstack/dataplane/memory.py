@@ -18,7 +18,17 @@ from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import Action, SpdEntry
 from ipsecstack.wire.icmp import echo_reply, echo_request
 
-FEATURES = Features("memory", native_esp=True, udp_encapsulation=True, esn=True, userspace=True)
+FEATURES = Features(
+    "memory",
+    native_esp=True,
+    udp_encapsulation=True,
+    esn=True,
+    userspace=True,
+    ah=True,
+    transport=True,
+    ipcomp=True,
+    tfc=True,
+)
 _DELIVERED = 4096  # newest packets that are kept for the program to look at
 
 

@@ -18,7 +18,17 @@ from ipsecstack.dataplane.tun_device import TunDevice
 from ipsecstack.dataplane.userspace import DEFAULT_PATH_MTU, Packet, Random, UserspaceCore
 from ipsecstack.ipsec.spd import SpdEntry
 
-FEATURES = Features("tun", native_esp=True, udp_encapsulation=True, esn=True, userspace=True)
+FEATURES = Features(
+    "tun",
+    native_esp=True,
+    udp_encapsulation=True,
+    esn=True,
+    userspace=True,
+    ah=True,
+    transport=True,
+    ipcomp=True,
+    tfc=True,
+)
 DEFAULT_NAME = "ipsec0"
 DEFAULT_MTU = 1400  # inner; with any of our transforms and UDP the datagram stays within 1500 octets
 DEFAULT_TABLE = 4303

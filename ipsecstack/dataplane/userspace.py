@@ -1,87 +1,48 @@
-"""RFC 4301's packet processing in this process: SPD, SAD and ESP over batches of packets, without any I/O.
+"""RFC 4301's packet processing in this process: SPD, SAD, ESP and AH over batches of packets, without any I/O.
 
 ``memory`` and ``tun`` build on ``UserspaceCore`` and differ only in where inner packets come from and go to. Time is an
-argument; randomness (IVs of CBC) is given to the constructor.
+argument; randomness (IVs of CBC) is given to the constructor. ``outbound`` and ``inbound`` are the two ways of a
+packet; here is what the composition root asks for.
 
-What the outer header gets (RFC 4301 §5.1.2): DSCP and ECN are copied out, ECN comes back as RFC 6040 §4.2 says. TTL of
-the inner packet is the business of the kernel that forwards it into and out of the device. DF is obeyed where it
-matters: an inner packet that would not fit the outer path is answered with ICMP 'too big' when it must not be
-fragmented, and fragmented before encryption otherwise (RFC 4301 §8.2), so no outer fragments are made.
+What the outer header gets (RFC 4301 §5.1.2): DSCP and ECN are copied out, ECN comes back as RFC 6040 §4.2 says; an SA
+may have it otherwise. TTL of the inner packet is the business of the kernel that forwards it into and out of the
+device. An inner packet that would not fit the outer path is answered with ICMP 'too big' when it must not be
+fragmented, and fragmented before encryption otherwise (RFC 4301 §8.2), so that no outer fragments are made unless the
+SA asks for them.
 """
 
 from __future__ import annotations
 
-import heapq
 import socket
-import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from ipsecstack.dataplane.acquire import AcquireQueue, SpiHints
-from ipsecstack.dataplane.base import (
-    Acquired,
-    DataPlaneCounters,
-    DataPlaneError,
-    DataPlaneEvent,
-    EspDatagrams,
-    Features,
-    PeerAddressChanged,
-    SaExpired,
-    UnknownSpiReceived,
-)
+from ipsecstack.dataplane.base import DataPlaneError, DataPlaneEvent, Features
+from ipsecstack.dataplane.inbound import InboundProcessing
+from ipsecstack.dataplane.outbound import OutboundProcessing
+from ipsecstack.dataplane.path import MIN_MTU, TooBig, parse_too_big
+from ipsecstack.dataplane.processing import Packet, Random
 from ipsecstack.ipsec.esp import TransformError
-from ipsecstack.ipsec.esp_batch import OpenErrors, open_batch, seal_batch
-from ipsecstack.ipsec.lifetime import LimitReached
-from ipsecstack.ipsec.sa import Address, Mode, SaCounters, SaDescription, SaId, SecurityProtocol
-from ipsecstack.ipsec.sad import InboundSa, InstalledSa, OutboundSa, Sad, SadError
+from ipsecstack.ipsec.sa import Address, Direction, Mode, SaCounters, SaDescription, SaId, SecurityProtocol
+from ipsecstack.ipsec.sad import InboundSa, OutboundSa, Sad, SadError
 from ipsecstack.ipsec.selectors import IPAddress
-from ipsecstack.ipsec.spd import Action, Spd, SpdEntry
-from ipsecstack.wire.esp import HEADER_OCTETS, MIN_SPI, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE
-from ipsecstack.wire.icmp import too_big
-from ipsecstack.wire.ip import (
-    Flow,
-    PacketError,
-    flow_key,
-    fragment_ipv4,
-    may_fragment,
-    merge_ecn,
-    packet_length,
-    traffic_class,
-)
+from ipsecstack.ipsec.spd import Spd, SpdEntry
+from ipsecstack.wire.ip import PROTO_AH, PROTO_ESP, PROTO_UDP, PacketError
 
-Packet = bytes | memoryview
-Random = Callable[[int], bytes]
+__all__ = ["DEFAULT_PATH_MTU", "Packet", "Random", "UserspaceCore"]
 
 DEFAULT_PATH_MTU = 1500
-_MAX_DECISIONS = 8192
-_SPI = struct.Struct("!I")
+_MOST_DUMMIES = 1024  # of one request
 
 
-class UserspaceCore:
-    """SPD, SAD, ESP, counters and events of a userspace data plane: all of ``DataPlane``, and the packet processing."""
+class UserspaceCore(OutboundProcessing, InboundProcessing):
+    """SPD, SAD, ESP, AH, counters and events of a userspace data plane: all of ``DataPlane``, and packet processing."""
 
     socket_mark: int = 0
 
     def __init__(self, features: Features, random: Random, path_mtu: int = DEFAULT_PATH_MTU) -> None:
+        super().__init__(random, path_mtu)
         self.features = features
-        self.counters = DataPlaneCounters()
-        self.spd = Spd()
-        self.sad = Sad()
-        self._random = random
-        self._default_path_mtu = path_mtu
-        self._path_mtu: dict[IPAddress, int] = {}
-        self._events: deque[DataPlaneEvent] = deque()
-        self._touched: set[InstalledSa] = set()
-        self._timers: list[tuple[float, int, SaId]] = []
-        self._timer_count = 0
-        # Flow keys that go into an SA right away; anything else is decided packet by packet.
-        self._decisions: dict[bytes, OutboundSa] = {}
         self._policy_uses: dict[SpdEntry, int] = {}
-        self._waiting = AcquireQueue()
-        self._released: list[bytes] = []
-        self._to_device: list[bytes] = []
-        self._to_clear: list[bytes] = []
-        self._spi_hints = SpiHints()
 
     # --- the control side ------------------------------------------------------------------------------------------
 
@@ -96,11 +57,7 @@ class UserspaceCore:
 
     def install(self, sa: SaDescription, now: float) -> None:
         """Install an SA. Packets that waited for it are sent by the next ``read_device`` or ``outbound``."""
-        if sa.protocol is not SecurityProtocol.ESP or sa.mode is not Mode.TUNNEL:
-            raise DataPlaneError(
-                f"the {self.features.name} data plane does ESP in tunnel mode only, "
-                f"not {sa.protocol.name} {sa.mode.value}"
-            )
+        self._check(sa)
         if sa.encapsulated and not (sa.source.port and sa.destination.port):
             raise DataPlaneError("ESP in UDP needs the ports of both ends")
         try:
@@ -112,7 +69,24 @@ class UserspaceCore:
         if isinstance(installed, OutboundSa):
             self._fit(installed)
             self._decisions.clear()
-            self._released += self._waiting.take(sa.reqid)
+            self._released += self._waiting.take(sa)
+
+    def _check(self, sa: SaDescription) -> None:
+        """Refuse what cannot be, before anything is changed."""
+        if sa.protocol not in (SecurityProtocol.ESP, SecurityProtocol.AH):
+            raise DataPlaneError(f"{sa.protocol.name} is no protocol of an SA that carries packets")
+        if sa.protocol is SecurityProtocol.AH and sa.encapsulated:
+            raise DataPlaneError("AH does not pass a NAT: there is no AH in UDP (RFC 3715 §2.1)")
+        if sa.source.host.version != sa.destination.host.version:
+            raise DataPlaneError(f"{sa.source.host} and {sa.destination.host} are of different IP versions")
+        if sa.tfc < -1 or (sa.tfc and (sa.protocol, sa.mode) != (SecurityProtocol.ESP, Mode.TUNNEL)):
+            raise DataPlaneError(
+                "TFC padding is for ESP in tunnel mode (RFC 4303 §2.7): -1, or a number of octets"
+            )
+        if sa.copy_dscp not in ("out", "in", "yes", "no") or sa.fragment not in ("before", "after"):
+            raise DataPlaneError("copy_dscp is out, in, yes or no; fragment is before or after")
+        if not 0 <= sa.ipcomp_cpi <= 0xFFFF:
+            raise DataPlaneError(f"a CPI of {sa.ipcomp_cpi}")
 
     def update(self, sa: SaId, source: Address, destination: Address, encapsulated: bool) -> SaId:
         if encapsulated and not (source.port and destination.port):
@@ -173,10 +147,16 @@ class UserspaceCore:
         return tuple(self.spd)
 
     def set_path_mtu(self, destination: IPAddress, mtu: int) -> None:
-        """The largest outer IP packet that reaches a peer, in octets; below 576 it is not believed."""
-        if mtu < 576:
+        """The largest outer IP packet that reaches a peer, in octets, as the operator knows it.
+
+        Raises DataPlaneError below 576 octets, and below 1280 in IPv6.
+        """
+        if mtu < MIN_MTU[destination.version]:
             raise DataPlaneError(f"a path MTU of {mtu} octets")
-        self._path_mtu[destination] = mtu
+        self._paths.set(destination, mtu)
+        self._refit(destination)
+
+    def _refit(self, destination: IPAddress) -> None:
         for sa in self.sad:
             if isinstance(sa, OutboundSa) and sa.id.destination == destination:
                 self._fit(sa)
@@ -187,23 +167,69 @@ class UserspaceCore:
         return events
 
     def next_timer(self) -> float | None:
-        return self._next_expiry()
-
-    def _next_expiry(self) -> float | None:
-        while self._timers:
-            at, _, sa_id = self._timers[0]
-            sa = self.sad.get(sa_id)
-            if sa is not None and sa.lifetime.next_time == at:
-                return at
-            heapq.heappop(self._timers)
-        return None
+        times = (self._next_expiry(), self._paths.next_time())
+        return min((at for at in times if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        while (at := self._next_expiry()) is not None and at <= now:
-            sa = self.sad.get(heapq.heappop(self._timers)[2])
-            if sa is not None:
-                self._expire(sa, sa.lifetime.at_time(now))
-                self._watch(sa)
+        self._expire_due(now)
+        for destination in self._paths.forget_old(now):
+            self._refit(destination)
+
+    def receive_icmp(self, packets: Iterable[Packet], now: float) -> None:
+        """ICMP errors from the network outside, as whole IP packets. One lowers a path MTU when it quotes a packet of a
+        live SA (RFC 4301 §8.2.1, §6.1.1); senders inside learn of it when their next packet does not fit."""
+        for packet in packets:
+            try:
+                error = parse_too_big(packet)
+            except PacketError:
+                self.counters.malformed_in += 1
+                continue
+            if error is None:
+                continue
+            if self._is_ours(error) and self._paths.lower(error.destination, error.mtu, now):
+                self.counters.mtu_lowered += 1
+                self._refit(error.destination)
+            else:
+                self.counters.mtu_ignored += 1
+
+    def _is_ours(self, error: TooBig) -> bool:
+        """May one of our SAs have sent the packet that the error quotes?"""
+        protocol = SecurityProtocol.AH if error.protocol == PROTO_AH else SecurityProtocol.ESP
+        if error.spi is not None:
+            quoted = self.sad.get(SaId(Direction.OUT, protocol, error.spi, error.destination))
+            candidates = [quoted] if quoted is not None else []
+        elif error.protocol == PROTO_UDP:
+            candidates = [sa for sa in self.sad if sa.id.destination == error.destination]
+        else:
+            return False
+        for sa in candidates:
+            d = sa.description
+            ports = (d.source.port, d.destination.port) if d.encapsulated else None
+            carried = (
+                PROTO_UDP if d.encapsulated else PROTO_AH if protocol is SecurityProtocol.AH else PROTO_ESP
+            )
+            if (
+                isinstance(sa, OutboundSa)
+                and (d.source.host == error.source or d.source.host.is_unspecified)
+                and carried == error.protocol
+                and ports == error.ports
+            ):
+                return True
+        return False
+
+    def send_dummies(self, sa: SaId, number: int, octets: int = 0) -> None:
+        """Queue dummy packets of an outbound ESP SA, as long as the path takes or with ``octets`` of payload.
+
+        They leave with the next ``outbound``. Raises DataPlaneError when the SA is not there or has none.
+        """
+        found = self.sad.get(sa)
+        if not isinstance(found, OutboundSa) or sa.protocol is not SecurityProtocol.ESP:
+            raise DataPlaneError(f"{sa} is no outbound ESP SA of this data plane")
+        if not 0 < number <= _MOST_DUMMIES or octets < 0:
+            raise DataPlaneError(f"{number} dummy packets of {octets} octets: 1 to {_MOST_DUMMIES} at a time")
+        if len(self._dummies) >= _MOST_DUMMIES:
+            raise DataPlaneError("too many dummy packets wait")
+        self._dummies.append((sa, number, octets))
 
     def addresses_changed(self) -> None:
         """Nothing here depends on this host's addresses."""
@@ -230,302 +256,6 @@ class UserspaceCore:
         self._waiting.clear()
         self._timers.clear()
         self._released.clear()
+        self._dummies.clear()
         self._to_device.clear()
         self._to_clear.clear()
-
-    # --- outbound (RFC 4301 §5.1) ----------------------------------------------------------------------------------
-
-    def outbound(self, packets: Iterable[Packet], now: float) -> list[EspDatagrams]:
-        """Inner IP packets to ESP, in order for each SA and traffic class."""
-        runs: dict[tuple[OutboundSa, int], list[Packet]] = {}
-        decisions = self._decisions
-        run: list[Packet] = []
-        last_sa, last_tos = None, -1
-        if self._released:
-            packets = [*self._released, *packets]
-            self._released = []
-        for packet in packets:
-            try:
-                key = flow_key(packet)
-            except PacketError:
-                self.counters.malformed_out += 1
-                continue
-            sa = decisions.get(key)
-            if sa is None:
-                sa = self._decide(key, packet, now)
-                if sa is None:
-                    continue
-            tos = packet[1] if packet[0] < 0x60 else traffic_class(packet)
-            if sa is not last_sa or tos != last_tos:
-                last_sa, last_tos = sa, tos
-                run = runs.setdefault((sa, tos), [])
-            if len(packet) <= sa.max_packet:
-                run.append(packet)
-            else:
-                run += self._fit_packet(sa, packet)
-        datagrams = []
-        for (sa, tos), run_packets in runs.items():
-            if run_packets and (sealed := self._seal(sa, run_packets, now)):
-                d = sa.description
-                datagrams.append(EspDatagrams(d.source, d.destination, d.encapsulated, sealed, tos))
-        return datagrams
-
-    def _decide(self, key: bytes, packet: Packet, now: float) -> OutboundSa | None:
-        """The SA for a flow that is not cached, or None when the packet was dropped, bypassed or queued."""
-        entry = self.spd.outbound(key)
-        if entry is None or entry.action is Action.DISCARD:
-            self.counters.discarded_out += 1
-            return None
-        if entry.action is Action.BYPASS:
-            self.counters.bypassed_out += 1
-            self._to_clear.append(bytes(packet))
-            return None
-        flow = Flow.from_key(key)
-        for sa in self.sad.outbound(entry.reqid):
-            if not sa.lifetime.expired and sa.selects(flow):
-                if len(self._decisions) >= _MAX_DECISIONS:
-                    self._decisions.clear()
-                self._decisions[key] = sa
-                return sa
-        if entry.trap:
-            self._queue(entry, flow, packet, now)
-        else:
-            self.counters.no_sa_out += 1
-        return None
-
-    def _seal(self, sa: OutboundSa, packets: list[Packet], now: float) -> list[bytes | memoryview]:
-        """Seal a run within the SA's limits: what is beyond a hard limit is dropped."""
-        octets, counters, lifetime = sum(map(len, packets)), sa.counters, sa.lifetime
-        if lifetime.expired:
-            self.counters.no_sa_out += len(packets)
-            return []
-        whole = (
-            counters.octets + octets < lifetime.next_octets
-            and counters.packets + len(packets) < lifetime.next_packets
-            and sa.sequence_number + len(packets) < (sa.soft_sequence_number or sa.last_sequence_number)
-        )
-        self._touched.add(sa)
-        counters.last_used = now
-        if whole:
-            sealed = seal_batch(sa.transform, packets, sa.sequence_number + 1, self._random)
-            sa.sequence_number += len(packets)
-            counters.octets += octets
-            counters.packets += len(packets)
-            return list(sealed)
-        # A limit is near: count packet by packet, so that it is told, and a hard one obeyed, to the packet.
-        out: list[bytes | memoryview] = []
-        for packet in packets:
-            if lifetime.expired:
-                self.counters.no_sa_out += 1
-                continue
-            out += seal_batch(sa.transform, (packet,), sa.sequence_number + 1, self._random)
-            sa.sequence_number += 1
-            counters.octets += len(packet)
-            counters.packets += 1
-            self._expire(sa, lifetime.at_counts(counters.octets, counters.packets))
-            self._watch_sequence(sa)
-        return out
-
-    def _watch_sequence(self, sa: OutboundSa) -> None:
-        """A sequence number must never repeat (RFC 4303 §3.3.3): ask for a rekey in time, stop at the end."""
-        if sa.lifetime.expired:
-            return
-        if sa.sequence_number >= sa.last_sequence_number:
-            sa.lifetime.exhaust()
-            self._expire(sa, [LimitReached("sequence", True)])
-        elif sa.soft_sequence_number is not None and sa.sequence_number >= sa.soft_sequence_number:
-            sa.soft_sequence_number = None
-            self._expire(sa, [LimitReached("sequence", False)])
-
-    def _fit(self, sa: OutboundSa) -> None:
-        """The longest inner packet whose datagram fits the path to the peer."""
-        d = sa.description
-        outer = 20 if d.destination.host.version == 4 else 40
-        room = (
-            self._path_mtu.get(d.destination.host, self._default_path_mtu)
-            - outer
-            - (8 if d.encapsulated else 0)
-        )
-        sa.max_packet = sa.transform.max_payload(room)
-
-    def _fit_packet(self, sa: OutboundSa, packet: Packet) -> Sequence[Packet]:
-        """What to send of a packet that is too long for the path: fragments, or nothing and an ICMP error."""
-        if may_fragment(packet):
-            try:
-                return fragment_ipv4(packet, sa.max_packet)
-            except PacketError:
-                self.counters.malformed_out += 1
-                return ()
-        if packet[0] >> 4 == 6 and sa.max_packet < 1280 and len(packet) <= 1280:
-            return (
-                packet,
-            )  # RFC 8200 §5: 1280 octets always pass inside; the outer packet gets fragmented instead
-        error = too_big(packet, sa.max_packet)
-        self.counters.too_big_out += 1
-        if error is not None:
-            self._to_device.append(error)
-        return ()
-
-    def _queue(self, entry: SpdEntry, flow: Flow, packet: Packet, now: float) -> None:
-        """Keep a packet of a trap policy and ask for its SA."""
-        if self._waiting.put(entry, bytes(packet), now):
-            self._events.append(Acquired(entry, flow.source, flow.destination, flow.protocol, flow.ports))
-        self._count_waiting()
-
-    def _count_waiting(self) -> None:
-        self.counters.no_sa_out += self._waiting.dropped
-        self._waiting.dropped = 0
-
-    # --- inbound (RFC 4301 §5.2) -----------------------------------------------------------------------------------
-
-    def inbound(self, batch: Iterable[EspDatagrams], now: float) -> list[Packet]:
-        """ESP to inner packets: those that are authentic, fresh and belong into their SA."""
-        out: list[Packet] = []
-        for datagrams in batch:
-            packets, first = datagrams.packets, 0
-            if min(map(len, packets), default=0) >= 4 and len(set(map(_SPI.unpack_from, packets))) == 1:
-                self._open(packets, datagrams, out, now)  # nearly always: all of one SA
-                continue
-            while first < len(packets):
-                spi, end = packets[first][:4], first + 1
-                while end < len(packets) and packets[end][:4] == spi:
-                    end += 1
-                self._open(packets[first:end], datagrams, out, now)
-                first = end
-        return out
-
-    def _open(self, packets: list[Packet], datagrams: EspDatagrams, out: list[Packet], now: float) -> None:
-        """One run of packets with the same first four octets, which should be an SPI."""
-        if min(map(len, packets)) < HEADER_OCTETS:
-            whole = [packet for packet in packets if len(packet) >= HEADER_OCTETS]
-            self.counters.malformed_in += len(packets) - len(whole)
-            if not whole:
-                return
-            packets = whole
-        spi = int.from_bytes(packets[0][:4], "big")
-        if spi < MIN_SPI:
-            self.counters.malformed_in += len(packets)
-            return
-        sa = self.sad.inbound(SecurityProtocol.ESP, spi)
-        local = datagrams.local.host
-        if sa is None or (local != sa.id.destination and not local.is_unspecified):
-            self._unknown_spi(spi, datagrams, len(packets), now)
-            return
-        counters = sa.counters
-        self._touched.add(sa)
-        if sa.lifetime.expired or datagrams.encapsulated != sa.description.encapsulated:
-            counters.other_errors += len(packets)
-            return
-        lifetime = sa.lifetime
-        near = (
-            counters.octets + sum(map(len, packets)) >= lifetime.next_octets
-            or counters.packets + len(packets) >= lifetime.next_packets
-        )
-        runs = [[packet] for packet in packets] if near else [packets]
-        top = sa.window.top
-        for run in runs:
-            if lifetime.expired:
-                counters.other_errors += len(run)
-                continue
-            errors = OpenErrors()
-            opened = open_batch(sa.transform, sa.window, run, errors)
-            counters.replay_errors += errors.replay
-            counters.integrity_errors += errors.integrity
-            counters.padding_errors += errors.padding
-            if opened:
-                self._deliver(sa, opened, datagrams.ecn & 3, out, now)
-                if near:
-                    self._expire(sa, lifetime.at_counts(counters.octets, counters.packets))
-        if sa.window.top != top:
-            self._follow_peer(sa, datagrams)
-
-    def _deliver(
-        self, sa: InboundSa, opened: list[tuple[bytes, int]], outer_ecn: int, out: list[Packet], now: float
-    ) -> None:
-        """Check authentic payloads against the SA's selectors and pass them on."""
-        counters, flows, octets, passed = sa.counters, sa.flows, 0, 0
-        for payload, next_header in opened:
-            if next_header == NEXT_HEADER_NONE:
-                continue  # RFC 4303 §2.6: a dummy packet, dropped without a word
-            try:
-                key = flow_key(payload)
-            except PacketError:
-                try:
-                    payload = payload[: packet_length(payload)]  # it may have been TFC padding
-                    key = flow_key(payload)
-                except PacketError:
-                    counters.other_errors += 1
-                    continue
-            if next_header != (NEXT_HEADER_IPV4 if payload[0] < 0x60 else NEXT_HEADER_IPV6):
-                counters.other_errors += 1
-                continue
-            if key not in flows and not sa.allows(key):
-                counters.policy_errors += 1
-                continue
-            if outer_ecn:
-                merged = merge_ecn(payload, outer_ecn)
-                if merged is None:
-                    counters.other_errors += 1
-                    continue
-                payload = merged
-            octets += len(payload)
-            passed += 1
-            out.append(payload)
-        if passed:
-            counters.octets += octets
-            counters.packets += passed
-            counters.last_used = now
-
-    def inbound_clear(self, packets: Iterable[Packet]) -> list[Packet]:
-        """Packets that arrived without protection: only those that BYPASS names pass (RFC 4301 §5.2 step 3b)."""
-        passed: list[Packet] = []
-        for packet in packets:
-            try:
-                action = self.spd.clear_inbound(flow_key(packet))
-            except PacketError:
-                self.counters.malformed_in += 1
-                continue
-            if action is Action.BYPASS:
-                self.counters.bypassed_in += 1
-                passed.append(packet)
-            else:
-                self.counters.discarded_in += 1
-        return passed
-
-    def _unknown_spi(self, spi: int, datagrams: EspDatagrams, count: int, now: float) -> None:
-        self.counters.unknown_spi += count
-        if self._spi_hints.worth(spi, datagrams.remote, now):
-            self._events.append(UnknownSpiReceived(spi, datagrams.local, datagrams.remote))
-
-    def _follow_peer(self, sa: InboundSa, datagrams: EspDatagrams) -> None:
-        """An authentic packet, newer than all before, came from elsewhere (RFC 7296 §2.23): tell it once."""
-        remote = datagrams.remote
-        if not sa.description.encapsulated or remote == sa.description.source or remote == sa.told_remote:
-            return
-        sa.told_remote = remote
-        self._events.append(PeerAddressChanged(sa.id, remote))
-
-    # --- what processing left for the device -------------------------------------------------------------------------
-
-    def take_device_packets(self) -> list[bytes]:
-        """ICMP errors for local senders, to be written into the device."""
-        packets, self._to_device = self._to_device, []
-        return packets
-
-    def take_clear_packets(self) -> list[bytes]:
-        """Packets that BYPASS lets out without protection."""
-        packets, self._to_clear = self._to_clear, []
-        return packets
-
-    # --- limits ------------------------------------------------------------------------------------------------------
-
-    def _watch(self, sa: InstalledSa) -> None:
-        if sa.lifetime.next_time != float("inf"):
-            self._timer_count += 1
-            heapq.heappush(self._timers, (sa.lifetime.next_time, self._timer_count, sa.id))
-
-    def _expire(self, sa: InstalledSa, reached: list[LimitReached]) -> None:
-        for limit in reached:
-            self._events.append(SaExpired(sa.id, limit.hard, limit.kind))
-            if limit.hard:
-                self._decisions.clear()

@@ -53,7 +53,7 @@ class EspTransform:
     def __init__(self, sa: SaDescription) -> None:
         try:
             encryption = encr.get(sa.encr, sa.encr_key_bits)
-            integrity = integ.get(sa.integ)
+            integrity = integ.for_sa(sa.integ, sha256_96=sa.sha256_96)
             self.cipher = encryption.new(sa.key_encr)
             self.mac = integrity.new(sa.key_integ)
         except (UnknownAlgorithm, ValueError) as error:
@@ -62,6 +62,8 @@ class EspTransform:
             raise TransformError(f"{encryption.name} authenticates itself: no {integrity.name} beside it")
         if not encryption.aead and not integrity.icv_octets:
             raise TransformError(f"{encryption.name} without integrity is not allowed (RFC 8221 §4)")
+        if integrity.ah_only:
+            raise TransformError(f"{integrity.name} is for AH only")
         self.spi = sa.spi
         self.esn = sa.esn
         self.iv_octets = encryption.iv_octets
@@ -78,6 +80,14 @@ class EspTransform:
 
     def __repr__(self) -> str:
         return f"<EspTransform spi={self.spi:08x} {self.cipher!r} {self.mac!r}>"
+
+    def trailers_of(self, next_header: int) -> tuple[bytes, ...]:
+        """The trailer for each payload length modulo ``align``, kept for the next batch."""
+        found = self.trailers.get(next_header)
+        if found is None:
+            found = tuple(trailer(-(rest + 2) % self.align, next_header) for rest in range(self.align))
+            self.trailers[next_header] = found
+        return found
 
     def max_payload(self, room: int) -> int:
         """The longest payload whose ESP packet has at most ``room`` octets."""

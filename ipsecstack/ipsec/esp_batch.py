@@ -35,29 +35,54 @@ class OpenErrors:
 
 
 def seal_each(
-    transform: EspTransform, packets: Sequence[Buffer], first_sequence_number: int, random: Random
+    transform: EspTransform,
+    packets: Sequence[Buffer],
+    first_sequence_number: int,
+    random: Random,
+    next_header: int | None = None,
 ) -> list[bytes]:
-    """IP packets of one tunnel mode SA as ESP packets, numbered consecutively: the plain definition."""
+    """Payloads of one SA as ESP packets, numbered consecutively: the plain definition.
+
+    ``next_header`` None: they are IP packets (tunnel mode), maybe with TFC padding behind.
+    """
     return [
-        transform.seal(packet, NEXT_HEADER_IPV4 if packet[0] < 0x60 else NEXT_HEADER_IPV6, number, random)
+        transform.seal(packet, _next_header(packet) if next_header is None else next_header, number, random)
         for number, packet in enumerate(packets, first_sequence_number)
     ]
 
 
+def _next_header(packet: Buffer) -> int:
+    return NEXT_HEADER_IPV4 if packet[0] < 0x60 else NEXT_HEADER_IPV6
+
+
 def seal_batch(
-    transform: EspTransform, packets: Sequence[Buffer], first_sequence_number: int, random: Random
+    transform: EspTransform,
+    packets: Sequence[Buffer],
+    first_sequence_number: int,
+    random: Random,
+    next_header: int | None = None,
 ) -> list[bytes]:
     """What ``seal_each`` does; AEADs with a counter IV, and CBC, take a loop of their own.
 
     With CBC the IVs are others than ``seal_each`` makes of the same random octets (``CbcCipher.seal_chain``).
     """
-    if transform.cbc is not None:
-        return _seal_cbc(transform, transform.cbc, packets, first_sequence_number, random)
     aead = transform.aead
-    if aead is None or transform.iv_octets != 8 or transform.align != 4:
-        return seal_each(transform, packets, first_sequence_number, random)
+    if transform.cbc is None and (aead is None or transform.iv_octets != 8 or transform.align != 4):
+        return seal_each(transform, packets, first_sequence_number, random, next_header)
+    if (
+        next_header is not None
+    ):  # the few transport mode payloads that are empty have no first octet to look at
+        trailers4 = trailers6 = transform.trailers_of(next_header)
+        if not all(packets):
+            return seal_each(transform, packets, first_sequence_number, random, next_header)
+    else:
+        trailers4, trailers6 = transform.trailers[NEXT_HEADER_IPV4], transform.trailers[NEXT_HEADER_IPV6]
+    if aead is None:
+        assert transform.cbc is not None
+        return _seal_cbc(
+            transform, transform.cbc, packets, first_sequence_number, random, trailers4, trailers6
+        )
     encrypt, salt, spi, esn = aead.aead.encrypt, aead.salt, transform.spi, transform.esn
-    trailers4, trailers6 = transform.trailers[NEXT_HEADER_IPV4], transform.trailers[NEXT_HEADER_IPV6]
     pack, pack_aad = _HEADER_IV.pack, _AAD_ESN.pack
     sealed: list[bytes] = []
     append = sealed.append
@@ -70,11 +95,16 @@ def seal_batch(
 
 
 def _seal_cbc(
-    transform: EspTransform, cbc: CbcCipher, packets: Sequence[Buffer], first: int, random: Random
+    transform: EspTransform,
+    cbc: CbcCipher,
+    packets: Sequence[Buffer],
+    first: int,
+    random: Random,
+    trailers4: Sequence[bytes],
+    trailers6: Sequence[bytes],
 ) -> list[bytes]:
     """All packets through the cipher in one go; then header and ICV of each."""
     block, mask = transform.align, transform.align - 1
-    trailers4, trailers6 = transform.trailers[NEXT_HEADER_IPV4], transform.trailers[NEXT_HEADER_IPV6]
     pieces: list[Buffer] = []
     drawn = random(block * len(packets))
     for start, packet in zip(range(0, len(drawn), block), packets, strict=True):

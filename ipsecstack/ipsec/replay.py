@@ -81,3 +81,40 @@ class ReplayWindow:
         elif self.size:
             self.bitmap |= 1 << -ahead & self._mask
             self.counts.out_of_order += 1
+
+
+class Resynchroniser:
+    """When to look for a lost high half of the sequence number, and where (RFC 4303 App. A3).
+
+    More than 2^32 packets lost in a row leave the receiver with the wrong high half, so that nothing verifies any more.
+    ``candidates`` says which numbers to try then: only after ``FAILURES`` failures without a success between them, few
+    for one packet, and after each vain try only after twice as many failures, so that forged packets cost little.
+    """
+
+    __slots__ = ("_failures", "_patience")
+
+    FAILURES = 16
+    TRIES = 4  # high halves beyond the one that was inferred
+    _MOST = 4096
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._patience = self.FAILURES
+
+    def succeeded(self) -> None:
+        """A packet verified: nothing is lost."""
+        self._failures = 0
+        self._patience = self.FAILURES
+
+    def candidates(self, window: ReplayWindow, failures: int, low: int) -> list[int]:
+        """Numbers to try for a packet that shows ``low``, after ``failures`` more packets did not verify."""
+        if not window.esn:
+            return []
+        self._failures += failures
+        if self._failures < self._patience:
+            return []
+        self._failures = 0
+        self._patience = min(2 * self._patience, self._MOST)
+        high = window.sequence_number(low) >> 32
+        numbers = [(high + step) << 32 | low for step in range(1, self.TRIES + 1)]
+        return [number for number in numbers if window.top < number <= window.limit]

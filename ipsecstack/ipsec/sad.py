@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from ipsecstack.ipsec.ah import AhTransform
 from ipsecstack.ipsec.esp import EspTransform
+from ipsecstack.ipsec.fragments import FragmentTracker
+from ipsecstack.ipsec.ipcomp import Compressor
 from ipsecstack.ipsec.lifetime import LifetimeWatch
-from ipsecstack.ipsec.replay import ReplayWindow
-from ipsecstack.ipsec.sa import Address, Direction, SaCounters, SaDescription, SaId, SecurityProtocol
+from ipsecstack.ipsec.replay import ReplayWindow, Resynchroniser
+from ipsecstack.ipsec.sa import (
+    Address,
+    Direction,
+    Mode,
+    PacketDetails,
+    SaCounters,
+    SaDescription,
+    SaId,
+    SecurityProtocol,
+)
 from ipsecstack.ipsec.selectors import selects
 from ipsecstack.wire.esp import MIN_SPI
-from ipsecstack.wire.ip import Flow
+from ipsecstack.wire.ip import Flow, split_fragment_key
 
 _MAX_FLOWS = 4096  # of one inbound SA that are remembered as allowed
 _SPI_TRIES = 64
@@ -29,8 +41,12 @@ class InstalledSa:
     def __init__(self, description: SaDescription, now: float) -> None:
         self.description = description
         self.id = description.id
-        self.transform = EspTransform(description)
-        self.counters = SaCounters()
+        self.transform = (
+            AhTransform(description)
+            if description.protocol is SecurityProtocol.AH
+            else EspTransform(description)
+        )
+        self.counters = SaCounters(details=PacketDetails())
         self.lifetime = LifetimeWatch(description.lifetime, now)
 
     def __repr__(self) -> str:
@@ -45,9 +61,20 @@ class InstalledSa:
 
 
 class OutboundSa(InstalledSa):
-    """``sequence_number`` is the last one sent; ``max_packet`` the longest inner packet that fits the outer path."""
+    """``sequence_number`` is the last one sent; ``max_packet`` the longest inner packet that fits the outer path.
 
-    __slots__ = ("last_sequence_number", "max_packet", "sequence_number", "soft_sequence_number")
+    ``special`` SAs do more to a packet than ESP in tunnel mode. ``outer_tos`` masks what of DSCP and ECN goes outside.
+    """
+
+    __slots__ = (
+        "compressor",
+        "last_sequence_number",
+        "max_packet",
+        "outer_tos",
+        "sequence_number",
+        "soft_sequence_number",
+        "special",
+    )
 
     def __init__(self, description: SaDescription, now: float) -> None:
         super().__init__(description, now)
@@ -56,15 +83,25 @@ class OutboundSa(InstalledSa):
         self.last_sequence_number = space
         self.soft_sequence_number: int | None = space - (space >> 4)
         self.max_packet = 0
+        d = description
+        self.special = bool(
+            d.protocol is SecurityProtocol.AH or d.mode is Mode.TRANSPORT or d.tfc or d.ipcomp_cpi
+        )
+        # RFC 6040 §4.1: normal mode copies ECN, compatibility mode leaves it clear.
+        self.outer_tos = (0xFC if d.copy_dscp in ("out", "yes") else 0) | (3 if d.copy_ecn else 0)
+        self.compressor = Compressor(d.ipcomp_cpi) if d.ipcomp_cpi else None
 
     def selects(self, flow: Flow) -> bool:
         return selects(self.description.local_ts, self.description.remote_ts, flow, outbound=True)
 
 
 class InboundSa(InstalledSa):
-    """``flows`` are keys of flows that passed the selector check; ``told_remote`` is the last address change told."""
+    """``flows`` are keys of flows that passed the selector check; ``told_remote`` is the last address change told.
 
-    __slots__ = ("flows", "told_remote", "window")
+    ``special`` SAs have more done to a packet than ESP in tunnel mode.
+    """
+
+    __slots__ = ("flows", "fragments", "resync", "special", "told_remote", "window")
 
     def __init__(self, description: SaDescription, now: float) -> None:
         super().__init__(description, now)
@@ -72,11 +109,34 @@ class InboundSa(InstalledSa):
         self.counters.replays = self.window.counts
         self.flows: set[bytes] = set()
         self.told_remote: Address | None = None
+        self.fragments = FragmentTracker()
+        self.resync = Resynchroniser()
+        d = description
+        self.special = bool(
+            d.protocol is SecurityProtocol.AH
+            or d.mode is Mode.TRANSPORT
+            or d.ipcomp_cpi
+            or d.copy_dscp in ("in", "yes")
+            or not d.copy_ecn
+        )
 
-    def allows(self, key: bytes) -> bool:
-        """RFC 4301 §5.2 step 4: does a decapsulated packet with this flow key belong into this SA?"""
+    def allows(self, key: bytes, now: float = 0.0) -> bool:
+        """RFC 4301 §5.2 step 4: does a decapsulated packet with this flow key belong into this SA?
+
+        A later fragment does when the selectors do not ask for ports, or when the first one of its datagram did and
+        ``non_first_fragments`` were agreed (§7.3).
+        """
         if key in self.flows:
             return True
+        key, datagram, later = split_fragment_key(key)
+        if datagram is not None:
+            allowed = self.allows(key)
+            if not later:
+                if allowed:
+                    self.fragments.remember(datagram, key, now)
+            elif not allowed and self.description.non_first_fragments:
+                allowed = self.fragments.find(datagram, now) is not None
+            return allowed
         if not selects(
             self.description.local_ts, self.description.remote_ts, Flow.from_key(key), outbound=False
         ):

@@ -51,7 +51,7 @@ class SpdEntry:
     ipcomp: bool = False
 
     def populated(self, flow: Flow) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
-        """The selectors of the SA that a leaving packet asks for: this entry's, or the packet's where ``pfp`` says so."""
+        """The selectors of the SA that a leaving packet asks for: this entry's, or the packet's as ``pfp`` says."""
         if not self.pfp:
             return self.local_ts, self.remote_ts
         local = self._mask("local", flow.source, flow.protocol, flow.source_port)

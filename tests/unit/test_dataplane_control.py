@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 from espkit import (
+    A6,
     ALGORITHMS,
     LAN_A,
     LAN_B,
@@ -131,7 +132,9 @@ def test_trap_policy_asks_once_and_sends_what_waited() -> None:
     waiting = [udp("10.1.0.5", "10.2.0.9", 60 + i) for i in range(ACQUIRE_QUEUE + 3)]
     assert pair.a.outbound(waiting, 5.0) == []
     assert pair.a.events() == [
-        Acquired(trap, ip_address("10.1.0.5"), ip_address("10.2.0.9"), 17, (1000, 2000))
+        Acquired(
+            trap, ip_address("10.1.0.5"), ip_address("10.2.0.9"), 17, (1000, 2000), pair.local, pair.remote
+        )
     ]
     assert pair.a.counters.no_sa_out == 3
     pair.install(6.0)
@@ -328,8 +331,12 @@ def test_query_gives_a_copy() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mode": Mode.TRANSPORT}, "tunnel mode only"),
-        ({"protocol": SecurityProtocol.AH}, "tunnel mode only, not AH"),
+        ({"protocol": SecurityProtocol.AH}, "no AH in UDP"),
+        ({"protocol": SecurityProtocol.AH, "encapsulated": False}, "no integrity|without an integrity"),
+        ({"protocol": SecurityProtocol.IKE}, "IKE is no protocol"),
+        ({"tfc": 1000, "mode": Mode.TRANSPORT}, "TFC padding"),
+        ({"copy_dscp": "never"}, "copy_dscp"),
+        ({"source": A6}, "different IP versions"),
         ({"encr": EncrId.CAMELLIA_CBC}, "CAMELLIA_CBC"),
         ({"key_encr": b"1"}, "20 octets"),
         ({"destination": replace(B, port=0)}, "ports"),

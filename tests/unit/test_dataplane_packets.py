@@ -286,11 +286,14 @@ def test_memoryviews_are_packets_too() -> None:
 def test_dscp_and_ecn_are_copied_out_and_batches_split_by_them() -> None:
     pair = Pair({"local_ts": ts(LAN_A, "fd01::/64"), "remote_ts": ts(LAN_B, "fd02::/64")})
     classes = [0xB8, 0, 0xB9, 0xB8]
-    packets = [udp("10.1.0.5", "10.2.0.9", tos=tos) for tos in classes] + [
+    packets = [udp("10.1.0.5", "10.2.0.9", tos=tos, df=True) for tos in classes] + [
         udp("fd01::5", "fd02::9", 80, tos=0xB8)
     ]
     batches = pair.send(*packets)
     assert [(b.ecn, len(b.packets)) for b in batches] == [(0xB8, 3), (0, 1), (0xB9, 1)]
+    assert all(b.dont_fragment for b in batches)  # as the packets inside
+    (batch,) = pair.send(udp("10.1.0.5", "10.2.0.9"))
+    assert not batch.dont_fragment
 
 
 @pytest.mark.parametrize(
