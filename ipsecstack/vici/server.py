@@ -34,7 +34,9 @@ class DataPlaneView(Protocol):
     """What the server reads of a data plane."""
 
     features: Any
-    counters: Any
+
+    @property
+    def counters(self) -> Any: ...
 
     def policies(self) -> Iterable[SpdEntry]: ...
 

@@ -9,12 +9,15 @@ costs some fifty times more than here.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lab.netns import folder
 from lab.tools import find_tool
@@ -25,6 +28,9 @@ MODULES = Path("/usr/lib/uml/modules")
 
 ESP_MODULES = ("ipv6", "veth", "tun", "xfrm_user", "esp4", "esp6")
 """IPv6, devices and ESP; the kernel asks for its algorithms itself, by the helper of INIT."""
+AH_MODULES = ("ah4", "ah6")
+COMP_MODULES = ("ipcomp", "ipcomp6", "xfrm4_tunnel", "xfrm6_tunnel", "deflate")
+ALL_MODULES = (*ESP_MODULES, *AH_MODULES, *COMP_MODULES, "dummy")
 
 INIT = """\
 #!/bin/sh
@@ -90,11 +96,13 @@ def run_guest(
     modules: Sequence[str] = ESP_MODULES,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    tap: str = "",
 ) -> GuestRun:
     """Boot a guest, run `command` in it as root, shut down. GuestError when it never ended within `timeout` seconds.
 
-    `environment` adds to a bare one (PATH, HOME, TMPDIR=/var/tmp); `cwd`: here unless given. The exit status is the
-    caller's to judge.
+    `environment` adds to a bare one (PATH, HOME, TMPDIR=/var/tmp); `cwd`: here unless given. `tap`: a TAP device of the
+    caller's network namespace (`ip tuntap add NAME mode tap`), which is `vec0` in there. The exit status is for the
+    caller to judge.
     """
     with folder() as place:
         init = place / "init"
@@ -121,6 +129,7 @@ def run_guest(
             *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}"),
             *("con=null", "ssl=null", "con0=null,fd:1", "quiet", "loglevel=4", "panic=-1"),
             "random.trust_bootloader=1",
+            *((f"vec0:transport=tap,ifname={tap},depth=64,gro=0",) if tap else ()),
         ]
         console = place / "console"
         with open(console, "wb") as output:
@@ -152,3 +161,21 @@ def run_guest(
             line.split()[-1] for line in text("modules").splitlines() if line.startswith("no module")
         )
         return GuestRun(int(text("status")), text("stdout"), text("stderr"), missing)
+
+
+def guest_script(script: Path, *arguments: str, timeout: float = 120.0, **options: Any) -> dict[str, Any]:
+    """Run a Python script in a guest: `script OUT ARGUMENTS...`, where OUT is a file that it writes JSON into.
+
+    The object read from there, with the guest's own words under the key "" (what to show when something is missing).
+    `options` as of `run_guest`.
+    """
+    with folder() as place:
+        out = place / "result.json"
+        try:
+            done = run_guest([sys.executable, str(script), str(out), *arguments], timeout, **options)
+            end = f"the guest ended with {done.status}:\n{done.stderr[-3000:]}"
+            end += f"\nmodules not loaded: {done.missing_modules}"
+        except GuestError as error:
+            end = str(error)
+        found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+        return {"": end, **found}
