@@ -14,6 +14,7 @@ from ipsecstack.config.reader import SectionReader, Warn
 from ipsecstack.config.tree import ConfigError, Section, suggestion
 from ipsecstack.config.values import parse_bool, parse_int, parse_size, parse_time
 from ipsecstack.crypto import x509
+from ipsecstack.crypto.schemes import parse_rules
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex.base import (
@@ -47,7 +48,6 @@ _MODES = {
     "pass": (Mode.TUNNEL, "BYPASS"),
     "drop": (Mode.TUNNEL, "DISCARD"),
 }
-_HASHES = ("sha256", "sha384", "sha512", "identity")
 _CHILD_REKEY_TIME = 3600
 
 
@@ -180,7 +180,7 @@ def _read_auth(
     reader = SectionReader(section, path, warn)
     round_ = reader.get("round", lambda text: parse_int(text, 0, 1000), 0)
     default: tuple[AuthClass, tuple[str, ...]] = (AuthClass.PUBKEY, ())
-    auth, hashes = reader.get("auth", lambda text: _parse_auth(text, own), default)
+    auth, hashes = reader.get("auth", _parse_auth, default)
     leaf = [*_certificates(reader, "certs", "x509", certs)]
     anchors = [*_certificates(reader, "cacerts", "x509ca", certs)] if not own else []
     for name, sub in reader.subsections():
@@ -215,25 +215,18 @@ def _subject(der: bytes) -> Identity | None:
     return None
 
 
-def _parse_auth(text: str, own: bool) -> tuple[AuthClass, tuple[str, ...]]:
+def _parse_auth(text: str) -> tuple[AuthClass, tuple[str, ...]]:
     word = text.lower().strip()
     if word == "psk":
         return AuthClass.PSK, ()
     if word.startswith(("eap", "xauth", "any")):
         raise ValueError(f"'{text}' authentication is not supported yet; use psk or pubkey")
-    kind, *rest = word.removeprefix("ike:").split("-")
-    if kind not in ("pubkey", "rsa", "ecdsa", "ed25519"):
+    kind = word.removeprefix("ike:").split("-")[0]
+    if kind not in ("pubkey", "rsa", "rsa/pss", "ecdsa", "ed25519", "ed448"):
         raise ValueError(
             f"'{text}' is no authentication method; use psk or pubkey{suggestion(kind, ['psk', 'pubkey'])}"
         )
-    if kind != "pubkey" and not own:
-        raise ValueError(f"a remote's key type cannot be demanded yet; write pubkey instead of '{text}'")
-    for part in rest:
-        if part not in _HASHES:
-            raise ValueError(
-                f"'{part}' in '{text}' is not supported yet; only {', '.join(_HASHES)} may be demanded"
-            )
-    return AuthClass.PUBKEY, tuple(rest)
+    return AuthClass.PUBKEY, parse_rules(word)
 
 
 def _certificates(reader: SectionReader, key: str, folder: str, certs: CertSource) -> tuple[bytes, ...]:

@@ -9,7 +9,7 @@ method 14 (RFC 7427) with RSA PKCS#1 v1.5, RSASSA-PSS, ECDSA, Ed25519 and Ed448 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
-from ipsecstack.crypto import algorithm_identifier
+from ipsecstack.crypto import algorithm_identifier, schemes
 from ipsecstack.crypto.algorithm_identifier import Scheme, SignatureAlgorithm
 from ipsecstack.crypto.errors import AuthError
 from ipsecstack.crypto.prf import Buffer, Prf
@@ -87,19 +87,23 @@ def sign(
     key: PrivateKey,
     octets: bytes,
     peer_hashes: Collection[int],
-    *,
-    rsa_pss: bool = False,
-    allow_sha1: bool = False,
+    rules: Sequence[str] = (),
 ) -> AuthData:
-    """Sign with the best the peer understands.
+    """Sign with the best that the peer understands and ``rules`` (``schemes.parse_rules``) permit.
 
     ``peer_hashes`` are the numbers of the peer's SIGNATURE_HASH_ALGORITHMS notification, empty when it sent
-    none: then ECDSA keys use methods 9 to 11 and RSA keys method 1, whose SHA-1 needs ``allow_sha1``.
-    AuthError when key and peer have nothing in common.
+    none: then ECDSA keys use methods 9 to 11 and RSA keys method 1, whose SHA-1 the rules must name.
+    AuthError when key, peer and rules have nothing in common.
     """
     if not peer_hashes:
-        return _sign_classic(key, octets, allow_sha1)
-    algorithm = _choose(key, peer_hashes, rsa_pss)
+        return _sign_classic(key, octets, rules)
+    possible = [a for a in _possible(key) if a.hash in peer_hashes]
+    algorithm = schemes.choose(rules, possible)
+    if algorithm is None:
+        wanted = f" that {', '.join(rules)} permits" if rules else ""
+        raise AuthError(
+            f"the {_key_name(key)} can make no signature{wanted} with a hash that the peer accepts"
+        )
     identifier = algorithm_identifier.encode(algorithm)
     signature = _sign(key, octets, algorithm)
     return AuthData(
@@ -112,70 +116,85 @@ def verify(
     data: bytes,
     key: object,
     octets: bytes,
+    rules: Sequence[str] = (),
     *,
-    allow_sha1: bool = False,
     min_rsa_bits: int = MIN_RSA_BITS,
 ) -> str:
     """Check a signature AUTH with the public key of the peer's validated certificate.
 
     Returns the signature algorithm's name. AuthError says why not: it does not verify, method and key do
-    not fit, SHA-1 without ``allow_sha1``, or an RSA key below ``min_rsa_bits``.
+    not fit, ``rules`` (``schemes.parse_rules``; without any, SHA-1 is out) do not permit it, or an RSA key below
+    ``min_rsa_bits``.
     """
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < min_rsa_bits:
         raise AuthError(f"RSA key of {key.key_size} bits, at least {min_rsa_bits} are required")
     if method == AuthMethod.DIGITAL_SIGNATURE:
         algorithm, signature = _split(data)
+        _check_permitted(algorithm, rules)
+        _verify(key, signature, octets, algorithm)
     elif method == AuthMethod.RSA_SIGNATURE:
-        return _verify_rsa_classic(key, octets, data, allow_sha1)
+        algorithm = _verify_rsa_classic(key, octets, data)
+        _check_permitted(algorithm, rules)
     elif method in _ECDSA_METHODS:
         curve, hash_id = _ECDSA_METHODS[method]
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != curve:
             raise AuthError(f"{AuthMethod(method).vici_name} does not fit the {_key_name(key)} of the peer")
-        algorithm, signature = SignatureAlgorithm(Scheme.ECDSA, hash_id), _raw_to_der(data, key)
+        algorithm = SignatureAlgorithm(Scheme.ECDSA, hash_id)
+        _check_permitted(algorithm, rules)
+        _verify(key, _raw_to_der(data, key), octets, algorithm)
     else:
         raise AuthError(f"authentication method {method} is not a signature that is implemented")
-    if algorithm.hash is HashAlgId.SHA1 and not allow_sha1:
-        raise AuthError(f"{algorithm.name} uses SHA-1, which is not allowed")
-    _verify(key, signature, octets, algorithm)
     return algorithm.name
 
 
-def _choose(key: PrivateKey, peer_hashes: Collection[int], rsa_pss: bool) -> SignatureAlgorithm:
+def _check_permitted(algorithm: SignatureAlgorithm, rules: Sequence[str]) -> None:
+    if schemes.permits(rules, algorithm):
+        return
+    if algorithm.hash is HashAlgId.SHA1:
+        raise AuthError(f"{algorithm.name} uses SHA-1, which is not allowed; auth = pubkey-sha1-weak would")
+    raise AuthError(f"{algorithm.name} is none of the signatures that are asked for: {', '.join(rules)}")
+
+
+def _possible(key: PrivateKey) -> list[SignatureAlgorithm]:
+    """What a key can sign with, best liked first. RSA PKCS #1 stands before PSS, as strongSwan has it by default."""
     if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
-        if HashAlgId.IDENTITY not in peer_hashes:
-            raise AuthError(
-                f"the peer does not accept {_key_name(key)} signatures (no identity hash offered)"
-            )
         scheme = Scheme.ED25519 if isinstance(key, ed25519.Ed25519PrivateKey) else Scheme.ED448
-        return SignatureAlgorithm(scheme, HashAlgId.IDENTITY)
+        return [SignatureAlgorithm(scheme, HashAlgId.IDENTITY)]
     if isinstance(key, rsa.RSAPrivateKey):
-        scheme = Scheme.RSA_PSS if rsa_pss else Scheme.RSA_PKCS1
+        kinds: tuple[Scheme, ...] = (Scheme.RSA_PKCS1, Scheme.RSA_PSS)
         strength = key.key_size
         limits = ((3072, HashAlgId.SHA2_256), (7680, HashAlgId.SHA2_384))
     else:
-        scheme, strength = Scheme.ECDSA, key.curve.key_size
+        kinds, strength = (Scheme.ECDSA,), key.curve.key_size
         limits = ((256, HashAlgId.SHA2_256), (384, HashAlgId.SHA2_384))
-    # The hash that matches the key's strength, else the next stronger one, else the strongest weaker one.
+    # The hash that matches the key's strength, else the next stronger one, else the strongest weaker one; SHA-1 last.
     wanted = next((hash_id for limit, hash_id in limits if strength <= limit), HashAlgId.SHA2_512)
     by_strength = (HashAlgId.SHA2_256, HashAlgId.SHA2_384, HashAlgId.SHA2_512)
     stronger = [h for h in by_strength if h >= wanted]
     weaker = [h for h in reversed(by_strength) if h < wanted]
-    for hash_id in stronger + weaker:
-        if hash_id in peer_hashes:
-            return SignatureAlgorithm(scheme, hash_id)
-    raise AuthError("the peer's signature hash algorithms have no SHA-2 hash in common with this stack")
+    return [
+        SignatureAlgorithm(scheme, hash_id)
+        for hash_id in (*stronger, *weaker, HashAlgId.SHA1)
+        for scheme in kinds
+    ]
 
 
-def _sign_classic(key: PrivateKey, octets: bytes, allow_sha1: bool) -> AuthData:
+def _sign_classic(key: PrivateKey, octets: bytes, rules: Sequence[str]) -> AuthData:
     if isinstance(key, rsa.RSAPrivateKey):
-        if not allow_sha1:
-            raise AuthError("the peer takes RSA signatures with SHA-1 only, which is not allowed")
         algorithm = SignatureAlgorithm(Scheme.RSA_PKCS1, HashAlgId.SHA1)
+        if not schemes.permits(rules, algorithm):
+            raise AuthError(
+                "the peer takes RSA signatures with SHA-1 only, which is not allowed; auth = rsa-sha1-weak would"
+            )
         return AuthData(AuthMethod.RSA_SIGNATURE, _sign(key, octets, algorithm), algorithm.name)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         for method, (curve, hash_id) in _ECDSA_METHODS.items():
             if key.curve.name == curve:
                 algorithm = SignatureAlgorithm(Scheme.ECDSA, hash_id)
+                if not schemes.permits(rules, algorithm):
+                    raise AuthError(
+                        f"the peer takes {algorithm.name} only, and {', '.join(rules)} is asked for"
+                    )
                 r, s = decode_dss_signature(_sign(key, octets, algorithm))
                 size = (key.curve.key_size + 7) // 8
                 raw = r.to_bytes(size, "big") + s.to_bytes(size, "big")
@@ -206,7 +225,7 @@ def _split(data: bytes) -> tuple[SignatureAlgorithm, bytes]:
         raise AuthError(f"digital signature: {error}") from None
 
 
-def _verify_rsa_classic(key: object, octets: bytes, data: bytes, allow_sha1: bool) -> str:
+def _verify_rsa_classic(key: object, octets: bytes, data: bytes) -> SignatureAlgorithm:
     """Method 1 does not name its hash: SHA-1 by default, but SHA-2 is permitted (RFC 7296 section 3.8)."""
     candidates = [HashAlgId.SHA2_256, HashAlgId.SHA2_384, HashAlgId.SHA2_512, HashAlgId.SHA1]
     for hash_id in candidates:
@@ -216,9 +235,7 @@ def _verify_rsa_classic(key: object, octets: bytes, data: bytes, allow_sha1: boo
         except AuthError as error:
             failure = error
             continue
-        if hash_id is HashAlgId.SHA1 and not allow_sha1:
-            raise AuthError(f"{algorithm.name} uses SHA-1, which is not allowed")
-        return algorithm.name
+        return algorithm
     raise failure
 
 

@@ -64,7 +64,7 @@ class AuthConfig:
     id: Identity | None = None
     certs: tuple[bytes, ...] = ()  # DER: local certificates to use; remote certificates to accept
     cacerts: tuple[bytes, ...] = ()  # DER: CA certificates that must be in the remote's chain
-    auth_hashes: tuple[str, ...] = ()  # of auth = pubkey-sha256...; empty accepts the default set
+    auth_hashes: tuple[str, ...] = ()  # crypto.schemes.parse_rules of auth = pubkey-sha256...; empty: any SHA-2
 
 
 class ChildAction(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from ipsecstack.crypto import algorithm_identifier, auth, prf
+from ipsecstack.crypto import algorithm_identifier, auth, prf, schemes
 from ipsecstack.crypto.errors import AuthError
 from ipsecstack.wire.transforms import AuthMethod, HashAlgId, PrfId
 
@@ -72,7 +72,7 @@ def test_signatures(keys, name: str, hashes: set[int], method: int, algorithm: s
 
 def test_rsa_pss(keys) -> None:
     key = keys["rsa2048"]
-    made = auth.sign(key, OCTETS, ALL, rsa_pss=True)
+    made = auth.sign(key, OCTETS, ALL, ("rsa/pss",))
     assert made.algorithm == "RSA_EMSA_PSS_SHA2_256"
     assert made.data[1 : 1 + made.data[0]].hex().startswith("304106092a864886f70d01010a")
     assert auth.verify(made.method, made.data, key.public_key(), OCTETS) == made.algorithm
@@ -82,18 +82,82 @@ def test_sha1_only_where_allowed(keys) -> None:
     key = keys["rsa2048"]
     with pytest.raises(AuthError, match="SHA-1"):
         auth.sign(key, OCTETS, set())
-    made = auth.sign(key, OCTETS, set(), allow_sha1=True)
+    made = auth.sign(key, OCTETS, set(), ("rsa-sha1",))
     assert made.method is AuthMethod.RSA_SIGNATURE
     with pytest.raises(AuthError, match="SHA-1"):
         auth.verify(made.method, made.data, key.public_key(), OCTETS)
-    assert auth.verify(made.method, made.data, key.public_key(), OCTETS, allow_sha1=True)
-    with pytest.raises(AuthError, match="SHA-2 hash in common"):
+    assert auth.verify(made.method, made.data, key.public_key(), OCTETS, ("pubkey-sha1",))
+    with pytest.raises(AuthError, match="no signature with a hash that the peer accepts"):
         auth.sign(key, OCTETS, {HashAlgId.SHA1})
+    assert auth.sign(key, OCTETS, {HashAlgId.SHA1}, ("rsa-sha1",)).algorithm == "RSA_EMSA_PKCS1_SHA1"
     identifier = bytes.fromhex("300d06092a864886f70d0101050500")
     data = bytes((len(identifier),)) + identifier + made.data
     with pytest.raises(AuthError, match="SHA-1"):
         auth.verify(14, data, key.public_key(), OCTETS)
-    assert auth.verify(14, data, key.public_key(), OCTETS, allow_sha1=True) == "RSA_EMSA_PKCS1_SHA1"
+    assert auth.verify(14, data, key.public_key(), OCTETS, ("pubkey-sha1",)) == "RSA_EMSA_PKCS1_SHA1"
+
+
+@pytest.mark.parametrize(
+    "text,rules",
+    [
+        ("pubkey", ()),
+        ("pubkey-sha256-sha384", ("pubkey-sha256", "pubkey-sha384")),
+        ("rsa/pss-sha256-sha512", ("rsa/pss-sha256", "rsa/pss-sha512")),
+        ("rsa-sha384-ecdsa", ("rsa-sha384", "ecdsa")),
+        ("ed25519-ecdsa-sha256", ("ed25519", "ecdsa-sha256")),
+        ("ike:rsa/pss", ("rsa/pss",)),
+        ("rsa-sha1-weak", ("rsa-sha1",)),
+        ("ed448-identity", ("ed448-identity",)),
+    ],
+)
+def test_rules_of_a_configuration(text: str, rules: tuple[str, ...]) -> None:
+    assert schemes.parse_rules(text) == rules
+
+
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("rsa-sha1", "write 'rsa-sha1-weak'"),
+        ("sha256", "pubkey-sha256"),
+        ("rsa-4096", "'4096' in 'rsa-4096'"),
+        ("ecdsa-identity", "without a hash"),
+        ("dsa", "'dsa' in 'dsa'"),
+    ],
+)
+def test_rules_that_make_no_sense(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        schemes.parse_rules(text)
+
+
+@pytest.mark.parametrize(
+    "name,rules,wanted",
+    [
+        ("rsa2048", ("rsa/pss-sha384",), "RSA_EMSA_PSS_SHA2_384"),
+        ("rsa2048", ("ecdsa-sha256", "rsa-sha512", "rsa-sha256"), "RSA_EMSA_PKCS1_SHA2_512"),
+        ("rsa2048", ("pubkey-sha384",), "RSA_EMSA_PKCS1_SHA2_384"),
+        ("ecdsa256", ("ecdsa-sha512",), "ECDSA_SHA2_512"),
+        ("ed25519", ("pubkey-sha256",), "ED25519"),
+        ("ed448", ("ed25519", "ed448"), "ED448"),
+    ],
+)
+def test_signatures_after_the_rules(keys, name: str, rules: tuple[str, ...], wanted: str) -> None:
+    """The first rule that fits the key and the peer's hashes; the same rules accept it, others do not."""
+    made = auth.sign(keys[name], OCTETS, ALL, rules)
+    assert made.algorithm == wanted
+    public = keys[name].public_key()
+    assert auth.verify(made.method, made.data, public, OCTETS, rules) == wanted
+    assert auth.verify(made.method, made.data, public, OCTETS) == wanted
+    with pytest.raises(AuthError, match="none of the signatures that are asked for"):
+        auth.verify(made.method, made.data, public, OCTETS, ("rsa/pss-sha256", "ecdsa-sha384"))
+
+
+def test_rules_that_key_or_peer_cannot_meet(keys) -> None:
+    with pytest.raises(AuthError, match="rsa/pss-sha512 permits"):
+        auth.sign(keys["rsa2048"], OCTETS, {HashAlgId.SHA2_256}, ("rsa/pss-sha512",))
+    with pytest.raises(AuthError, match="no signature that ecdsa permits"):
+        auth.sign(keys["rsa2048"], OCTETS, ALL, ("ecdsa",))
+    with pytest.raises(AuthError, match="takes ECDSA_SHA2_256 only"):
+        auth.sign(keys["ecdsa256"], OCTETS, set(), ("ecdsa-sha384",))
 
 
 def test_method_1_with_sha2_is_understood(keys) -> None:
@@ -112,7 +176,7 @@ def test_short_rsa_keys(keys) -> None:
 
 
 def test_nothing_in_common(keys) -> None:
-    with pytest.raises(AuthError, match="Ed25519"):
+    with pytest.raises(AuthError, match="Ed25519 key can make no signature"):
         auth.sign(keys["ed25519"], OCTETS, {HashAlgId.SHA2_256})
     with pytest.raises(AuthError, match="RFC 7427"):
         auth.sign(keys["ed25519"], OCTETS, set())

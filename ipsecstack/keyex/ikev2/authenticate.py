@@ -80,7 +80,7 @@ def build(sa: IkeSa, config: ConnectionConfig, own: IdI | IdR) -> tuple[list[Pay
         raise AuthFailure("NO_PRIVATE_KEY", f"no private key found for '{id_text}'")
     certificate, key = found
     try:
-        made = auth.sign(key, octets, initial.peer_hashes)
+        made = auth.sign(key, octets, initial.peer_hashes, round_.auth_hashes)
     except AuthError as error:
         raise AuthFailure("AUTHENTICATION_FAILED", str(error)) from None
     sa.local_auth = x509.key_type(key).lower()
@@ -121,21 +121,14 @@ def verify(sa: IkeSa, config: ConnectionConfig, peer_id: IdI | IdR, message: Mes
         return
     certificate = _trusted_certificate(sa, round_, message)
     try:
-        algorithm = auth.verify(payload.method, payload.data, x509.public_key(certificate), octets)
+        algorithm = auth.verify(
+            payload.method, payload.data, x509.public_key(certificate), octets, round_.auth_hashes
+        )
     except (AuthError, CertificateError) as error:
         raise AuthFailure("AUTHENTICATION_FAILED", str(error)) from None
-    if round_.auth_hashes and not any(_hash_named(h, algorithm) for h in round_.auth_hashes):
-        raise AuthFailure(
-            "AUTHENTICATION_FAILED", f"signature {algorithm} is not one of {round_.auth_hashes}"
-        )
     sa.remote_auth = x509.key_type(certificate).lower()
     sa.remote_cert_expiry = certificate.not_valid_after_utc.timestamp()
     sa.log("IKE", 1, f"authentication of '{id_text}' with {algorithm} successful")
-
-
-def _hash_named(configured: str, algorithm: str) -> bool:
-    digits = "".join(c for c in configured if c.isdigit())
-    return algorithm.upper().endswith(digits) if digits else configured.upper() in algorithm.upper()
 
 
 def _secret(sa: IkeSa, config: ConnectionConfig) -> bytes:
