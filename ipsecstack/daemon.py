@@ -268,7 +268,12 @@ class Daemon:
             return XfrmDataPlane(settings.options.port, loop.time)
         from ipsecstack.dataplane.tun import TunDataPlane
 
-        return TunDataPlane(name=settings.device, random=os.urandom, mtu=settings.mtu)
+        return TunDataPlane(
+            name=settings.device,
+            random=os.urandom,
+            mtu=settings.mtu,
+            kernel_policies=settings.kernel_policies,
+        )
 
     # --- while running ---------------------------------------------------------------------------------------------
 

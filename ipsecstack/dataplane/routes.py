@@ -11,6 +11,10 @@ table+3  unbound sockets of this host          IPv4: from 0.0.0.0/32; IPv6: all 
 
 Routes and rules carry a protocol number of their own, by which they are told from anyone else's: nothing else is ever
 changed. Routes vanish with the device; rules of a process that died are removed by the next one.
+
+With a ``Guard`` what policies protect has nowhere else to go: the kernel's policies hold what other routes would take
+(``xfrm.guard``). For IPv6 that this host sends they cannot, so that rules of priority table+2 ask the routing table
+TABLE+1 next, whose unreachable routes stay when the device is gone or down.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ipsecstack.dataplane.base import DataPlaneError
+from ipsecstack.dataplane.xfrm.guard import Guard
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import Action, SpdEntry
 
@@ -37,6 +42,7 @@ PROTOCOL = 150  # of our routes and rules (rtnetlink's rtm_protocol); not in ipr
 MAIN_TABLE, MAIN_PRIORITY = 254, 32766
 _EEXIST, _ENOENT, _ESRCH, _ENETDOWN = 17, 2, 3, 100
 _GOTO, _LOOKUP = 2, 1
+_UNREACHABLE = 7  # RTN_UNREACHABLE
 
 
 def networks(selectors: Iterable[TrafficSelector]) -> Iterator[Network]:
@@ -126,12 +132,15 @@ class RouteTable:
     pyroute2 brings an event loop of its own, so its calls run in one worker thread; they take about a millisecond.
     """
 
-    def __init__(self, device: str, mtu: int, table: int, mark: int) -> None:
+    def __init__(self, device: str, mtu: int, table: int, mark: int, guard: Guard | None = None) -> None:
+        self._guard = guard
+        self._fallbacks: set[IPv6Network] = set()
         self._device = device
         self._mtu = mtu
         self._table = table
         self._mark = mark
         self._entries: dict[SpdEntry, None] = {}
+        self._guarded: dict[SpdEntry, None] = {}  # all entries, those without a route too
         self._users: dict[Network, dict[SpdEntry, None]] = {}  # who wants a route
         self._hints: dict[Network, IPAddress | None] = {}  # and with which source
         self._local: Counter[Network] = Counter()  # local prefixes, by number of policies
@@ -175,9 +184,14 @@ class RouteTable:
         except OSError:
             pass  # no IPv6 in this kernel, or /proc/sys read-only: those packets are dropped by the SPD then
         self._ipr.link("set", index=self._index, state="up", mtu=self._mtu, txqlen=1000)
+        if self._guard is not None:
+            self._guard.exempt(self._device)
 
     def _remove_stale(self) -> None:
         """Rules of a process that died; its routes went with its device."""
+        for route in self._ipr.get_routes(family=AF_INET6, table=self._table + 1):
+            if route["proto"] == PROTOCOL and route["type"] == _UNREACHABLE:
+                self._fallback("del", IPv6Network((route.get_attr("RTA_DST") or "::", route["dst_len"])))
         for route in self._ipr.get_routes(table=self._table):
             device = route.get_attr("RTA_OIF")
             if device not in (None, self._index):
@@ -194,8 +208,13 @@ class RouteTable:
                     self._ipr.rule("del", **_as_found(rule))
 
     def add(self, entry: SpdEntry) -> None:
-        """Route for one more policy; on an error everything is as before."""
-        if entry.action is not Action.PROTECT or entry in self._entries:
+        """Route for one more policy, and what the guard has for it; on an error everything is as before."""
+        if entry in self._guarded:
+            return
+        if self._guard is not None:
+            self._guard.add(entry)
+        self._guarded[entry] = None
+        if entry.action is not Action.PROTECT:
             return
         self._count(entry)
         try:
@@ -205,6 +224,11 @@ class RouteTable:
             raise
 
     def remove(self, entry: SpdEntry) -> None:
+        if entry not in self._guarded:
+            return
+        del self._guarded[entry]
+        if self._guard is not None:
+            self._guard.remove(entry)
         if entry in self._entries:
             self._discount(entry)
             self._call(lambda: self._apply(networks(entry.remote_ts)))
@@ -240,6 +264,8 @@ class RouteTable:
             self._apply(list(self._users), again=True)
 
         self._call(work)
+        if self._guard is not None:
+            self._guard.repair()
 
     def _apply(self, changed: Iterable[Network], again: bool = False) -> None:
         """Make the kernel's routes to ``changed``, and its rules, what the policies ask for: additions first.
@@ -260,11 +286,23 @@ class RouteTable:
                 self._routes.pop(network, None)
                 if self._route("replace", network, hint):
                     self._routes[network] = hint
+            if (
+                self._guard is not None
+                and isinstance(network, IPv6Network)
+                and (again or network not in self._fallbacks)
+            ):
+                self._fallback("replace", network)
+                self._fallbacks.add(network)
         rules: dict[Rule, None] = {}
         for version in (4, 6):
             local = [network for network in self._local if network.version == version]
             unbound = any(hint is not None and hint.version == version for hint in self._hints.values())
             wanted = rules_for(version, local, unbound, self._table, self._mark, self._device)
+            if version == 6 and self._guard is not None:
+                after = [
+                    Rule(6, self._table + 2, _LOOKUP, self._table + 1, source=n) for n in sorted(set(local))
+                ]
+                wanted = wanted + after
             rules.update(dict.fromkeys(wanted))
         for rule in rules:
             if again or rule not in self._rules:
@@ -274,6 +312,9 @@ class RouteTable:
             self._rule("del", rule)
             del self._rules[rule]
         for network in gone:
+            if isinstance(network, IPv6Network) and network in self._fallbacks:
+                self._fallback("del", network)
+                self._fallbacks.discard(network)
             if network in self._routes:
                 self._route("del", network, self._routes.pop(network))
 
@@ -301,12 +342,23 @@ class RouteTable:
             lambda: self._ipr.route(command, **arguments), _ESRCH if command == "del" else _ENETDOWN
         )
 
+    def _fallback(self, command: str, network: IPv6Network) -> None:
+        """The route that is taken when the device's is not there."""
+        arguments: dict[str, Any] = {
+            "family": AF_INET6,
+            "dst": str(network),
+            "type": "unreachable",
+            "table": self._table + 1,
+            "proto": PROTOCOL,
+        }
+        _tolerate(lambda: self._ipr.route(command, **arguments), _ESRCH)
+
     def _rule(self, command: str, rule: Rule) -> None:
         ignore = _ENOENT if command == "del" else _EEXIST
         _tolerate(lambda: self._ipr.rule(command, **rule.arguments()), ignore)
 
     def close(self) -> None:
-        """Remove the rules; the routes go with the device. A second call does nothing."""
+        """Remove rules and policies; the device's routes go with it. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -319,6 +371,8 @@ class RouteTable:
                     self._ipr.rule("del", **rule.arguments())
                 except NetlinkError:
                     continue  # gone already: someone flushed the rules
+            for network in self._fallbacks:
+                self._fallback("del", network)
             self._ipr.close()
             self._ipr = None
 
@@ -328,7 +382,11 @@ class RouteTable:
             self._rules.clear()
             self._routes.clear()
             self._entries.clear()
+            self._guarded.clear()
+            self._fallbacks.clear()
             self._worker.shutdown()
+            if self._guard is not None:
+                self._guard.close()
 
 
 def _tolerate(work: Callable[[], object], code: int) -> bool:

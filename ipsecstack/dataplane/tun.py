@@ -16,6 +16,8 @@ from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, Features
 from ipsecstack.dataplane.routes import RouteTable
 from ipsecstack.dataplane.tun_device import TunDevice
 from ipsecstack.dataplane.userspace import DEFAULT_PATH_MTU, Packet, Random, UserspaceCore
+from ipsecstack.dataplane.xfrm.guard import make_guard
+from ipsecstack.dataplane.xfrm.sockets import bypass
 from ipsecstack.ipsec.spd import SpdEntry
 
 FEATURES = Features(
@@ -40,7 +42,8 @@ class TunDataPlane(UserspaceCore):
 
     Sockets that carry IKE and ESP must be given ``socket_mark`` (SO_MARK): a peer's outer address may lie inside the
     remote selectors, and the mark keeps those datagrams out of the tunnel. Two instances in one network namespace need
-    different names and tables (a table takes its number and the next four as rule priorities).
+    different names and tables (a table takes its number and the next four as rule priorities). ``kernel_policies`` has
+    the kernel hold the SPD over what does not enter the device (``xfrm.guard``).
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class TunDataPlane(UserspaceCore):
         path_mtu: int = DEFAULT_PATH_MTU,
         table: int = DEFAULT_TABLE,
         socket_mark: int = DEFAULT_MARK,
+        kernel_policies: bool = True,
     ) -> None:
         super().__init__(FEATURES, random, path_mtu)
         self.socket_mark = socket_mark
@@ -58,7 +62,8 @@ class TunDataPlane(UserspaceCore):
         self.name = self._device.name
         self._clear: dict[int, socket.socket] = {}
         try:
-            self._routes = RouteTable(self.name, mtu, table, socket_mark)
+            self._guard = make_guard(table) if kernel_policies else None
+            self._routes = RouteTable(self.name, mtu, table, socket_mark, self._guard)
         except BaseException:
             self._device.close()
             raise
@@ -75,6 +80,10 @@ class TunDataPlane(UserspaceCore):
         super().remove_policy(entry)
         if not self.has_policy(entry):
             self._routes.remove(entry)
+
+    def prepare_socket(self, sock: socket.socket, encapsulation: bool) -> None:
+        if self._guard is not None:
+            bypass(sock)
 
     def addresses_changed(self) -> None:
         """Addresses or links of this host changed: routes and rules are installed again, with new source hints."""
