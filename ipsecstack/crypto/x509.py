@@ -5,9 +5,9 @@ time, basic constraints, path length, key usage, minimum strength. Chains are se
 ``cryptography.x509.verification``, because that one is for the Web PKI: it refuses Ed25519 and demands
 extensions that IKE certificates need not have.
 
-Not checked: revocation (CRL, OCSP), certificate policies, extended key usage (RFC 4945 section 5.1.3.12 lets
-IKE ignore it). A certificate with a critical extension that is not handled here, name constraints included,
-is refused.
+Name constraints are checked (``name_constraints``), revocation is not (``revocation`` does that for a chain that is
+valid), certificate policies and extended key usage are not (RFC 4945 section 5.1.3.12 lets IKE ignore it). A
+certificate with a critical extension that is not handled is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ipsecstack.crypto import name_constraints
 from ipsecstack.crypto.auth import MIN_RSA_BITS, PrivateKey, PublicKey
 from ipsecstack.crypto.dn import dn_text
 from ipsecstack.crypto.errors import CertificateError
@@ -51,6 +52,7 @@ _HANDLED_CRITICAL = {
     x509.KeyUsage.oid,
     x509.SubjectAlternativeName.oid,
     x509.ExtendedKeyUsage.oid,
+    x509.NameConstraints.oid,
 }
 
 
@@ -240,6 +242,7 @@ class _Search:
         self._allow_sha1 = allow_sha1
         self._min_rsa_bits = min_rsa_bits
         self._tries = 0
+        self._budget = name_constraints.Budget()
         self._reason = ""
 
     def run(self, leaf: Certificate) -> tuple[Certificate, ...]:
@@ -287,6 +290,10 @@ class _Search:
         below = sum(1 for certificate in chain[1:] if certificate.subject != certificate.issuer)
         if constraints.path_length is not None and below > constraints.path_length:
             raise CertificateError(f'path length constraint of CA "{name}" is exceeded')
+        # They must be critical (RFC 5280 section 4.2.1.10); those that are not still are not ignored.
+        names = _extension(issuer, x509.NameConstraints)
+        if names is not None:
+            name_constraints.check(names, chain, name, self._budget)
         usage = _extension(issuer, x509.KeyUsage)
         if usage is not None and not usage.key_cert_sign:
             raise CertificateError(f'key usage of CA "{name}" does not permit signing certificates')
@@ -322,10 +329,7 @@ class _Search:
                 f'RSA key of "{name}" has {key.key_size} bits, at least {self._min_rsa_bits} are required'
             )
         try:
-            # Name constraints must be critical (RFC 5280 section 4.2.1.10); one that is not still is not ignored.
-            critical = [
-                e.oid for e in certificate.extensions if e.critical or e.oid == x509.NameConstraints.oid
-            ]
+            critical = [e.oid for e in certificate.extensions if e.critical]
         except _PARSE_ERRORS as error:
             raise CertificateError(f'extensions of "{name}" are malformed: {_first_line(error)}') from None
         for oid in critical:

@@ -174,15 +174,116 @@ def test_leaf_rules(root: Authority) -> None:
     short = rsa.generate_private_key(65537, 1024)
     with pytest.raises(CertificateError, match="1024 bits"):
         x509.validate(root.issue("CN=moon", key=short), [], anchors, NOW)
-    constraints = cx509.NameConstraints([cx509.DNSName("example.org")], None)
-    for critical in (True, False):
-        constrained = Authority("CN=Constrained", root, extra=constraints, extra_critical=critical)
-        leaf = constrained.issue("CN=moon")
-        with pytest.raises(CertificateError, match=r"extension 2\.5\.29\.30, which is not handled"):
-            x509.validate(leaf, [constrained.certificate], anchors, NOW)
+    unknown = cx509.UnrecognizedExtension(cx509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+    with pytest.raises(CertificateError, match=r"extension 1\.2\.3\.4, which is not handled"):
+        x509.validate(root.issue("CN=moon", extra=unknown), [], anchors, NOW)
     with pytest.raises(CertificateError, match="cannot be used in IKE"):
         x509.validate(root.issue("CN=moon", key=x25519.X25519PrivateKey.generate()), [], anchors, NOW)
     assert x509.validate(root.issue("CN=moon", usage=None, ca=None), [], anchors, NOW)
+
+
+DNS, MAIL, IP, DN = cx509.DNSName, cx509.RFC822Name, cx509.IPAddress, cx509.DirectoryName
+
+
+def _net(text: str) -> cx509.IPAddress:
+    return IP(ipaddress.ip_network(text))
+
+
+def _host(text: str) -> cx509.IPAddress:
+    return IP(ipaddress.ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "permitted,excluded,names,why",
+    [
+        ([DNS("example.org")], None, [DNS("example.org"), DNS("a.b.Example.ORG")], None),
+        ([DNS("example.org")], None, [DNS("badexample.org")], "not permitted"),
+        ([DNS("example.org")], None, [DNS("a.example.org"), DNS("example.com")], "not permitted"),
+        ([DNS("example.org"), DNS("example.com")], None, [DNS("a.example.org"), DNS("example.com")], None),
+        ([DNS(".example.org")], None, [DNS("a.example.org")], None),
+        ([DNS(".example.org")], None, [DNS("example.org")], "not permitted"),
+        ([DNS("example.org")], [DNS("b.example.org")], [DNS("a.example.org")], None),
+        ([DNS("example.org")], [DNS("b.example.org")], [DNS("x.b.example.org")], "excluded"),
+        (None, [DNS("")], [DNS("example.org")], "excluded"),
+        (None, [DNS("")], [MAIL("a@example.org")], None),
+        ([DNS("example.org")], None, [MAIL("a@elsewhere.net")], None),
+        ([MAIL("example.org")], None, [MAIL("a@example.org")], None),
+        ([MAIL("example.org")], None, [MAIL("a@b.example.org")], "not permitted"),
+        ([MAIL(".example.org")], None, [MAIL("a@b.example.org")], None),
+        ([MAIL(".example.org")], None, [MAIL("a@example.org")], "not permitted"),
+        ([MAIL("a@example.org")], None, [MAIL("a@Example.org")], None),
+        ([MAIL("a@example.org")], None, [MAIL("A@example.org")], "not permitted"),
+        ([_net("10.1.0.0/16")], None, [_host("10.1.2.3")], None),
+        ([_net("10.1.0.0/16")], None, [_host("10.2.0.1")], "not permitted"),
+        ([_net("10.1.0.0/16")], None, [_host("2001:db8::1")], "not permitted"),
+        (None, [_net("2001:db8::/32")], [_host("2001:db8::1")], "excluded"),
+        (None, [_net("2001:db8::/32")], [_host("10.1.2.3")], None),
+        ([DN(parse_dn("C=CH, O=Lab"))], None, [], None),
+        ([DN(parse_dn("C=CH, O=LAB"))], None, [DN(parse_dn("C=CH, O=lab, CN=x"))], None),
+        ([DN(parse_dn("C=CH, O=Other"))], None, [], "not permitted"),
+        ([DN(parse_dn("C=CH, O=Lab, CN=moon, OU=x"))], None, [], "not permitted"),
+        (None, [DN(parse_dn("C=CH, O=Lab"))], [], "excluded"),
+        ([DN(parse_dn("C=CH"))], None, [DN(parse_dn("C=DE"))], "not permitted"),
+        ([cx509.UniformResourceIdentifier("example.org")], None, [DNS("a.b")], None),
+        ([cx509.UniformResourceIdentifier("example.org")], None,
+         [cx509.UniformResourceIdentifier("http://example.org/")], "not implemented"),
+        (None, [cx509.RegisteredID(cx509.ObjectIdentifier("1.2.3"))],
+         [cx509.RegisteredID(cx509.ObjectIdentifier("1.2.4"))], "not implemented"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("critical", [True, False])
+def test_name_constraints(
+    root: Authority, permitted, excluded, names, why: str | None, critical: bool
+) -> None:
+    """RFC 5280 section 4.2.1.10, for each form of name; not critical ones are not ignored."""
+    own = Authority(
+        "C=CH, O=Lab, CN=Named", root,
+        extra=cx509.NameConstraints(permitted, excluded), extra_critical=critical,
+    )  # fmt: skip
+    leaf = own.issue("C=CH, O=Lab, CN=moon", names=names)
+    if why is None:
+        assert len(x509.validate(leaf, [own.certificate], [root.certificate], NOW)) == 3
+    else:
+        with pytest.raises(CertificateError, match=why):
+            x509.validate(leaf, [own.certificate], [root.certificate], NOW)
+
+
+def test_name_constraints_reach_down_and_add_up() -> None:
+    """Of two constrained CAs a name must satisfy both; the CAs' own names below count, self-issued ones do not."""
+    top = Authority("C=CH, CN=Top", extra=cx509.NameConstraints([DNS("example.org")], None))
+    below = Authority("C=CH, CN=Below", top, extra=cx509.NameConstraints([DNS("a.example.org")], None))
+    anchors = [top.certificate]
+    for name, fits in (("x.a.example.org", True), ("b.example.org", False)):
+        leaf = below.issue("CN=moon", names=[DNS(name)])
+        if fits:
+            assert len(x509.validate(leaf, [below.certificate], anchors, NOW)) == 3
+        else:
+            with pytest.raises(CertificateError, match='constraints of CA "C=CH, CN=Below"'):
+                x509.validate(leaf, [below.certificate], anchors, NOW)
+    german = Authority("C=CH, CN=Only", extra=cx509.NameConstraints([DN(parse_dn("C=DE"))], None))
+    swiss = Authority("C=CH, CN=Swiss", german)
+    with pytest.raises(CertificateError, match='name "C=CH, CN=Swiss" is not permitted'):
+        x509.validate(swiss.issue("C=DE, CN=moon"), [swiss.certificate], [german.certificate], NOW)
+    again = german.issue("C=CH, CN=Only", ca=True, usage="cert", key=german.key)
+    leaf = german.issue("C=DE, CN=moon")
+    assert x509.validate(leaf, [again], [german.certificate], NOW)
+
+
+def test_name_constraints_of_the_mail_address_in_a_subject(root: Authority) -> None:
+    own = Authority("CN=Mail", root, extra=cx509.NameConstraints([MAIL("example.org")], None))
+    assert x509.validate(own.issue("CN=a, E=a@example.org"), [own.certificate], [root.certificate], NOW)
+    with pytest.raises(CertificateError, match=r'"a@example\.com" is not permitted'):
+        x509.validate(
+            own.issue("CN=a, E=a@example.com", names=[MAIL("a@example.org")]),
+            [own.certificate], [root.certificate], NOW,
+        )  # fmt: skip
+
+
+def test_name_constraints_do_not_keep_us_busy(root: Authority) -> None:
+    many = [DNS(f"h{i}.example.org") for i in range(400)]
+    own = Authority("CN=Busy", root, extra=cx509.NameConstraints(None, many))
+    with pytest.raises(CertificateError, match="too many"):
+        x509.validate(own.issue("CN=m", names=many), [own.certificate], [root.certificate], NOW)
 
 
 def test_ed25519_and_rsa_authorities() -> None:
