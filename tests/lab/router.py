@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lab.netns import Namespace, link
@@ -34,9 +34,9 @@ OUTSIDE4 = ("10.99.0.1", "10.99.0.2")
 IKE_PORTS = "{ 500, 4500 }"
 
 
-def nft(namespace: Namespace, rules: str) -> None:
+def nft(namespace: Namespace, lines: Sequence[str]) -> None:
     """Load an nftables ruleset in a namespace."""
-    namespace.run("nft", rules)
+    namespace.run("nft", "\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,13 @@ def route(left: Namespace, right: Namespace, ra: Namespace, rb: Namespace, mtu: 
         gateway.add_address(f"{INSIDE4[end]}/24", f"{INSIDE6[end]}/64", device="wan")
         router.add_address(f"10.98.{number}.1/24", f"fd98:{number}::1/64", device="lan")
         router.add_address(f"{OUTSIDE4[end]}/24", f"fd99::{number}/64", device="net")
-        gateway.ip(
-            f"route add default via 10.98.{number}.1", f"-6 route add default via fd98:{number}::1 dev wan"
-        )
+        gateway.sysctl(ipv4__conf__all__promote_secondaries=1)  # an address may go while another stays
+        gateway.ip(f"route add default via 10.98.{number}.1", f"route add ::/0 via fd98:{number}::1 dev wan")
         router.sysctl(ipv4__ip_forward=1, ipv4__conf__all__rp_filter=0, ipv6__conf__all__forwarding=1)
         other = 3 - number
         router.ip(
             f"route add 10.98.{other}.0/24 via 10.99.0.{other}",
-            f"-6 route add fd98:{other}::/64 via fd99::{other} dev net",
+            f"route add fd98:{other}::/64 via fd99::{other} dev net",
         )
     return Routers(ra, rb)
 
@@ -78,22 +77,29 @@ def masquerade(router: Namespace, inside: str, forward_to: str | None = None) ->
     `forward_to`: a host inside to which IKE's ports are forwarded, for a responder behind the router. What is inside
     cannot be reached from outside otherwise, as with any such box.
     """
-    forward = (
-        "chain pre { type nat hook prerouting priority -100;"
-        f" iifname net udp dport {IKE_PORTS} dnat to {forward_to}; }}"
-        if forward_to
-        else ""
-    )
-    accepted = f"udp dport {IKE_PORTS} accept;" if forward_to else ""
-    nft(
-        router,
-        f"table ip box {{ {forward}"
-        " chain post { type nat hook postrouting priority 100;"
-        f"   ip saddr {inside} oifname net meta l4proto udp masquerade to :20000-29999 fully-random;"
-        "   oifname net masquerade; }"
-        " chain forward { type filter hook forward priority 0; policy accept;"
-        f"   ct state established,related accept; {accepted} iifname net drop; }} }}",
-    )
+    lines = ["table ip box {"]
+    if forward_to:
+        lines += [
+            "chain pre {",
+            "type nat hook prerouting priority -100;",
+            f"iifname net udp dport {IKE_PORTS} dnat to {forward_to};",
+            "}",
+        ]
+    lines += [
+        "chain post {",
+        "type nat hook postrouting priority 100;",
+        f"ip saddr {inside} oifname net meta l4proto udp masquerade to :20000-29999 fully-random;",
+        "oifname net masquerade;",
+        "}",
+        "chain forward {",
+        "type filter hook forward priority 0; policy accept;",
+        "ct state established,related accept;",
+        *([f"udp dport {IKE_PORTS} accept;"] if forward_to else []),
+        "iifname net drop;",
+        "}",
+        "}",
+    ]
+    nft(router, lines)
 
 
 def forget(router: Namespace) -> None:
@@ -105,10 +111,16 @@ def drop_fragments(router: Namespace) -> None:
     """Drop every IP fragment on the way through, first ones too, and count them (`dropped_fragments`)."""
     nft(
         router,
-        "table inet frags { counter lost { }"
-        " chain through { type filter hook forward priority 0; policy accept;"
-        "   ip frag-off & 0x3fff != 0 counter name lost drop;"
-        "   exthdr frag exists counter name lost drop; } }",
+        [
+            "table inet frags {",
+            "counter lost { }",
+            "chain through {",
+            "type filter hook forward priority 0; policy accept;",
+            "ip frag-off & 0x3fff != 0 counter name lost drop;",
+            "exthdr frag exists counter name lost drop;",
+            "}",
+            "}",
+        ],
     )
 
 

@@ -350,6 +350,15 @@ class Lane:
             )
         return both
 
+    def moved_to(self, source: str, target: str, bound: str, child: str = CHILD) -> Counted:
+        """UDP from a to `target`, which a router translates to `bound` of b: all arrives, b's counter moves."""
+        left, right = self.namespaces
+        before = self.b.child(child).packets[0]
+        forth = counted(left, right, source, target, (40, 100, 333), timeout=3.0 * self.patience, bound=bound)
+        assert not forth.lost, f"lost {forth.lost} of {forth.sent} from a"
+        assert self.b.child(child).packets[0] - before == forth.sent
+        return forth
+
     def alone(self, timeout: float = 8.0) -> None:
         """Until both ends list one IKE_SA and one child, mirrored, and the peer's kernel has two SAs and no more."""
 

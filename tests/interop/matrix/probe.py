@@ -29,8 +29,11 @@ def counted(
     sizes: Sequence[int],
     port: int = 7007,
     timeout: float = 3.0,
+    bound: str = "",
 ) -> Counted:
     """Send one datagram of each size, wait until all are there or `timeout` is over.
+
+    `bound`: where the receiver listens, when that is not the destination.
 
     AssertionError when one arrives twice or changed, or the kernel refuses to send.
     """
@@ -40,7 +43,7 @@ def counted(
         sender.socket(family, socket.SOCK_DGRAM) as sending,
     ):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        listening.bind((destination, port))
+        listening.bind((bound or destination, port))
         sending.bind((source, 0))
         outstanding = set()
         for number, size in enumerate(sizes):
