@@ -130,6 +130,7 @@ class TunDataPlane(UserspaceCore):
         if family not in self._clear:
             raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.socket_mark)
+            self.prepare_socket(raw, False)
             self._clear[family] = raw
         return self._clear[family]
 
