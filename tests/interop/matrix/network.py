@@ -6,15 +6,14 @@ import contextlib
 import time
 from typing import Any
 
-from lab.process import wait_until
-from lab.router import INSIDE4, OUTSIDE4, dropped_fragments, forget
-from lab.topology import WAN4
-
 from interop.matrix.checks import total
 from interop.matrix.lane import Lane
 from interop.matrix.plan import CHILD, Row
 from interop.matrix.probe import counted
 from interop.matrix.rekeying import Flows
+from lab.process import wait_until
+from lab.router import INSIDE4, OUTSIDE4, dropped_fragments, forget
+from lab.topology import WAN4
 
 Seen = dict[str, Any]
 

@@ -81,8 +81,8 @@ class Ends:
     child_b: Options = field(default_factory=dict)
     child_us: Options = field(default_factory=dict)
     child_peer: Options = field(default_factory=dict)
-    parties: Mapping[tuple[int, str], Options] = field(default_factory=dict)
-    """Further keys of `local` and `remote`: (end, "local") -> keys."""
+    parties: Mapping[tuple[int | str, str], Options] = field(default_factory=dict)
+    """Further keys of `local` and `remote`: (end or "us" or "peer", "local") -> keys."""
     more: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Further children: name -> selectors."""
     sections: Mapping[int, Options] = field(default_factory=dict)
@@ -171,12 +171,12 @@ def render(
         }
         for options in by_end:
             section.update(options)
-        section["local"] = {
-            **party(ends.auth[end], end, True), **ends.parties.get((end, "local"), {})
-        }  # fmt: skip
-        section["remote"] = {
-            **party(ends.auth[other], other, False), **ends.parties.get((end, "remote"), {})
-        }  # fmt: skip
+        for name, whose in (("local", end), ("remote", other)):
+            section[name] = {
+                **party(ends.auth[whose], whose, name == "local"),
+                **ends.parties.get((end, name), {}),
+                **ends.parties.get(("us" if ours else "peer", name), {}),
+            }
         section.update(ends.sections.get(end, {}))
         section["children"] = children
         made.append(section)

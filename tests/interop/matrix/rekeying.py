@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from lab.process import wait_until
-from lab.traffic import EchoFlow
-
 from interop.matrix.lane import LATENCY, Lane
 from interop.matrix.plan import CHILD, CONN, Row
 from interop.matrix.probe import counted
+from lab.process import wait_until
+from lab.traffic import EchoFlow
 
 What = Literal["child", "ike"]
 Seen = dict[str, Any]

@@ -51,7 +51,13 @@ ROWS = [
     Row(
         "signature scheme",
         "RSA as RFC 7296 has it",
-        Ends(auth=("rsa", "rsa")),
+        Ends(
+            auth=("rsa", "rsa"),
+            parties={
+                ("us", "local"): {"auth": "rsa-sha1-weak"},
+                ("us", "remote"): {"auth": "pubkey-sha1-weak"},
+            },
+        ),
         signed("RSA signature"),
         CLASSIC,
     ),

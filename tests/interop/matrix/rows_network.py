@@ -1,4 +1,4 @@
-"""What lies between: NAT on either side and on both, lost fragments, addresses that change, a gateway that redirects."""
+"""What lies between: NAT on either side and on both, lost fragments, addresses that change, redirection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ ROUTED = Ground(net="routed")
 
 ROWS = [
     *(
-        Row("NAT", f"{where}, {name}", Ends(esp=esp), translated, ground, quick=len(ground.nat) == 1 and "GCM" in name)
+        Row(
+            "NAT",
+            f"{where}, {name}",
+            Ends(esp=esp),
+            translated,
+            ground,
+            quick=len(ground.nat) == 1 and "GCM" in name,
+        )
         for where, ground in PLACES.items()
         for name, esp in (("AES-GCM", "aes128gcm16"), ("AES-CBC", "aes128-sha256"))
     ),
@@ -44,15 +51,60 @@ ROWS = [
         )
         for where, ground in PLACES.items()
     ),
-    Row("NAT", "the router forgets, traffic from inside", Ends(a={"dpd_delay": "1s"}), rebound, nat(0), quick=True),
+    Row(
+        "NAT",
+        "the router forgets, traffic from inside",
+        Ends(a={"dpd_delay": "1s"}),
+        rebound,
+        nat(0),
+        quick=True,
+    ),
     Row("NAT", "none, encapsulation forced by us", Ends(us={"encap": "yes"}), carries, ROUTED),
     Row("NAT", "none, encapsulation forced by strongSwan", Ends(peer={"encap": "yes"}), carries, ROUTED),
-    Row("fragments lost", "IKE fragmentation, three certificates", Ends(auth=CHAIN, options={"fragmentation": "yes"}), fragmented, LOSSY, quick=True),
-    Row("fragments lost", "IKE fragmentation forced", Ends(options={"fragmentation": "force"}), fragmented, LOSSY),
-    Row("fragments lost", "IKE fragmentation, IPv6", Ends(auth=CHAIN, options={"fragmentation": "yes"}, v6=True), fragmented, LOSSY),
-    Row("fragments lost", "none: three certificates do not get through", Ends(auth=CHAIN, options={"fragmentation": "no"}), dropped, LOSSY),
-    Row("MOBIKE", "the initiator moves, under traffic", Ends(options={"mobike": "yes"}), moves, ROUTED, quick=True),
+    Row(
+        "fragments lost",
+        "IKE fragmentation, three certificates",
+        Ends(auth=CHAIN, options={"fragmentation": "yes"}),
+        fragmented,
+        LOSSY,
+        quick=True,
+    ),
+    Row(
+        "fragments lost",
+        "IKE fragmentation forced",
+        Ends(options={"fragmentation": "force"}),
+        fragmented,
+        LOSSY,
+    ),
+    Row(
+        "fragments lost",
+        "IKE fragmentation, IPv6",
+        Ends(auth=CHAIN, options={"fragmentation": "yes"}, v6=True),
+        fragmented,
+        LOSSY,
+    ),
+    Row(
+        "fragments lost",
+        "none: three certificates do not get through",
+        Ends(auth=CHAIN, options={"fragmentation": "no"}),
+        dropped,
+        LOSSY,
+    ),
+    Row(
+        "MOBIKE",
+        "the initiator moves, under traffic",
+        Ends(options={"mobike": "yes"}),
+        moves,
+        ROUTED,
+        quick=True,
+    ),
     Row("MOBIKE", "the initiator moves, IPv6", Ends(options={"mobike": "yes"}, v6=True), moves, ROUTED),
-    Row("MOBIKE", "the initiator moves behind a NAT", Ends(options={"mobike": "yes"}), moves_behind_nat, nat(0)),
+    Row(
+        "MOBIKE",
+        "the initiator moves behind a NAT",
+        Ends(options={"mobike": "yes"}),
+        moves_behind_nat,
+        nat(0),
+    ),
     Row("redirect", "an established IKE_SA", Ends(), redirected, quick=True),
-]  # fmt: skip
+]

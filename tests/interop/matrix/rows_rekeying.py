@@ -63,9 +63,9 @@ ROWS = [
     ),
     Row(
         "rekey at once",
-        "children, under traffic, 10 times",
+        "children, under traffic, 4 times",
         Ends(esp=PFS),
-        at_once("child", "child", 10, traffic=True),
+        at_once("child", "child", 4, traffic=True),
         DELAY_LONG,
     ),
 ]
