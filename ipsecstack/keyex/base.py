@@ -15,6 +15,7 @@ from typing import Protocol
 from ipsecstack.ipsec.sa import Address, Mode, SaDescription, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
+from ipsecstack.keyex.revocation import FetchRevocation
 from ipsecstack.wire.transforms import EncrId, EsnId, IntegId, KeId, PrfId
 
 Random = Callable[[int], bytes]
@@ -64,7 +65,10 @@ class AuthConfig:
     id: Identity | None = None
     certs: tuple[bytes, ...] = ()  # DER: local certificates to use; remote certificates to accept
     cacerts: tuple[bytes, ...] = ()  # DER: CA certificates that must be in the remote's chain
-    auth_hashes: tuple[str, ...] = ()  # crypto.schemes.parse_rules of auth = pubkey-sha256...; empty: any SHA-2
+    auth_hashes: tuple[
+        str, ...
+    ] = ()  # crypto.schemes.parse_rules of auth = pubkey-sha256...; empty: any SHA-2
+    revocation: str = "relaxed"  # of the remote's certificates: strict, ifuri or relaxed
 
 
 class ChildAction(Enum):
@@ -395,6 +399,7 @@ Output = (
     SendDatagram | InstallSa | UpdateSa | RemoveSa | ReleaseSpi | AddPolicy | RemovePolicy | LogRecorded
     | IkeSaEstablished | IkeSaRekeyed | IkeSaUpdated | IkeSaDeleted
     | ChildSaEstablished | ChildSaRekeyed | ChildSaDeleted | NegotiationFailed | CommandFinished | KeysDerived
+    | FetchRevocation
 )  # fmt: skip
 
 
@@ -420,6 +425,10 @@ class KeyExchangeEndpoint(Protocol):
 
     def receive_datagram(self, data: bytes, local: Address, remote: Address, now: float) -> None:
         """One IKE message without the non-ESP marker. Never raises on peer input."""
+        ...
+
+    def revocation_fetched(self, fetch: FetchRevocation, data: bytes | None, now: float) -> None:
+        """What came back of a ``FetchRevocation`` output, None if nothing did. Messages that waited are received."""
         ...
 
     def next_timer(self) -> float | None: ...

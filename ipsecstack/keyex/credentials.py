@@ -15,6 +15,7 @@ from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.ipsec.pad import Match, exact_key
 from ipsecstack.keyex import identity
 from ipsecstack.keyex.base import Identity, SharedSecret
+from ipsecstack.keyex.revocation import Revocations
 
 
 class CredentialError(ValueError):
@@ -28,6 +29,8 @@ class LoadedCertificate:
     certificate: x509.Certificate
     der: bytes
     ca: bool
+    crl_uris: tuple[str, ...] = ()
+    ocsp_uris: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -74,6 +77,7 @@ class CredentialStore:
         self._certificates: dict[bytes, LoadedCertificate] = {}
         self._keys: dict[str, PrivateKey] = {}
         self._authorities: dict[str, LoadedCertificate] = {}
+        self.revocations = Revocations()
 
     def __repr__(self) -> str:
         return (
@@ -90,11 +94,13 @@ class CredentialStore:
             dict(self._keys),
             dict(self._authorities),
         )
+        revocations = self.revocations.snapshot()
         try:
             yield self
         except BaseException:
             self._shared, self._certificates, self._keys, self._authorities = before
             self._by_owner = None
+            self.revocations.restore(revocations)
             raise
 
     def clear(self) -> None:
@@ -104,6 +110,7 @@ class CredentialStore:
         self._certificates.clear()
         self._keys.clear()
         self._authorities.clear()
+        self.revocations.clear()
 
     # --- shared secrets ---
 
@@ -166,17 +173,38 @@ class CredentialStore:
         if self._certificates.pop(der, None) is None:
             raise CredentialError("no such certificate is loaded")
 
-    def load_authority(self, name: str, cacert: bytes) -> None:
-        """Add or replace a named authority with its CA certificate."""
+    def load_authority(
+        self, name: str, cacert: bytes, crl_uris: Sequence[str] = (), ocsp_uris: Sequence[str] = ()
+    ) -> None:
+        """Add or replace a named authority with its CA certificate, and where its lists and responders are."""
         try:
             certificate = x509.load_certificate(cacert)
         except CertificateError as error:
             raise CredentialError(f"authority {name!r}: {error}") from None
-        self._authorities[name] = LoadedCertificate(certificate, x509.to_der(certificate), True)
+        if name in self._authorities:
+            self.unload_authority(name)
+        entry = LoadedCertificate(
+            certificate, x509.to_der(certificate), True, tuple(crl_uris), tuple(ocsp_uris)
+        )
+        self._authorities[name] = entry
+        self.revocations.set_authority(entry.der, entry.crl_uris, entry.ocsp_uris)
 
     def unload_authority(self, name: str) -> None:
-        if self._authorities.pop(name, None) is None:
+        entry = self._authorities.pop(name, None)
+        if entry is None:
             raise CredentialError(f"no authority {name!r}")
+        self.revocations.drop_authority(entry.der)
+
+    def load_crl(self, data: bytes) -> bytes:
+        """Add a certificate revocation list in PEM or DER; returns its DER. CredentialError when it is none."""
+        try:
+            return self.revocations.load_crl(data).der
+        except CertificateError as error:
+            raise CredentialError(str(error)) from None
+
+    def unload_crl(self, der: bytes) -> None:
+        if not self.revocations.unload_crl(der):
+            raise CredentialError("no such revocation list is loaded")
 
     def authorities(self) -> dict[str, LoadedCertificate]:
         return dict(self._authorities)

@@ -32,9 +32,11 @@ from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import Policies, PolicyKey
 from ipsecstack.keyex.reception import Reception
 from ipsecstack.keyex.registry import Registry
+from ipsecstack.keyex.revocation import MAX_PENDING, FetchRevocation
 from ipsecstack.keyex.window import ResponseWindow
 
 _NO_SPI = bytes(8)
+_POSTPONED_LIFE = 30.0  # seconds that a message waits for a revocation status
 
 
 class Endpoint:
@@ -66,6 +68,7 @@ class Endpoint:
         self._wall_clock = wall_clock
         self._last_inbound = last_inbound
         self._outputs: list[Output] = []
+        self._postponed: dict[bytes, tuple[bytes, Address, Address, float]] = {}
         self._connections: dict[str, ConnectionConfig] = {}
         self._pad: Pad | None = None
         self._by_address: lookup.ConnectionIndex | None = None
@@ -87,6 +90,21 @@ class Endpoint:
         self._now = now
         self._reception.receive(data, local, remote, now)
         self._settle()
+
+    def postpone(self, key: bytes, data: bytes, local: Address, remote: Address, now: float) -> None:
+        kept = {k: entry for k, entry in self._postponed.items() if now - entry[3] < _POSTPONED_LIFE}
+        # A message that finds no room comes again: its sender retransmits it.
+        if key in kept or len(kept) < MAX_PENDING:
+            kept[key] = (data, local, remote, now)
+        self._postponed = kept
+
+    def revocation_fetched(self, fetch: FetchRevocation, data: bytes | None, now: float) -> None:
+        problem = self.credentials.revocations.fetched(fetch, data, self._wall_clock())
+        if problem is not None:
+            self.emit(LogRecorded("CFG", 1, None, None, f"revocation status from {fetch.uri}: {problem}"))
+        waiting, self._postponed = self._postponed, {}
+        for kept, local, remote, _ in waiting.values():
+            self.receive_datagram(kept, local, remote, now)
 
     def next_timer(self) -> float | None:
         while self._timers and self._deadlines.get(self._timers[0][1]) != self._timers[0][0]:

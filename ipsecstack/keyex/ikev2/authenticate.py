@@ -10,6 +10,7 @@ from ipsecstack.ipsec.pad import ID_DN
 from ipsecstack.keyex import identity
 from ipsecstack.keyex.base import AuthClass, AuthConfig, ConnectionConfig, Identity
 from ipsecstack.keyex.ikev2.sa import IkeSa
+from ipsecstack.keyex.revocation import judge
 from ipsecstack.wire.ikev2 import Auth, Cert, CertEncoding, CertReq, IdI, IdR, Message, Payload
 from ipsecstack.wire.transforms import AuthMethod
 
@@ -180,10 +181,14 @@ def _trusted_certificate(sa: IkeSa, round_: AuthConfig, message: Message) -> x50
             )
         if not round_.cacerts:
             anchors = [leaf]
+    now = sa.host.wall_clock()
     try:
-        x509.validate(leaf, [*received[1:], *credentials.intermediates()], anchors, sa.host.wall_clock())
+        chain = x509.validate(leaf, [*received[1:], *credentials.intermediates()], anchors, now)
     except CertificateError as error:
         raise AuthFailure("CERTIFICATE_INVALID", str(error)) from None
+    revoked = judge(credentials.revocations, chain, round_.revocation, now)
+    if revoked is not None:
+        raise AuthFailure("CERTIFICATE_REVOKED", revoked)
     return leaf
 
 

@@ -11,6 +11,7 @@ from ipsecstack.keyex.ikev2 import ike_auth, lifecycle
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.ike_sa_init import update_addresses
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
+from ipsecstack.keyex.ikev2.postpone import postponed
 from ipsecstack.keyex.ikev2.protect import DecryptionError, parse_inner
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
@@ -118,6 +119,8 @@ def _receive_request(
         sa.host.count(sa.name, "invalid")
         payloads = [Notify(NotifyType.INVALID_SYNTAX)]
     else:
+        if postponed(sa, message, data, now):
+            return
         _count_in(sa, message, 0)
         _note_window(sa, message)
         payloads = _answer(sa, message, now)
@@ -214,6 +217,8 @@ def _receive_response(
         sa.log("ENC", 1, f"response {header.message_id} is malformed: {error}")
         sa.host.count(sa.name, "invalid")
         _broken_response(sa, task, header.message_id, now)
+        return
+    if postponed(sa, message, data, now):
         return
     _count_in(sa, message, 0)
     _note_window(sa, message)
