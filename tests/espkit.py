@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Any
 
 from ipsecstack.dataplane.base import EspDatagrams
@@ -211,3 +212,9 @@ class Pair:
 
     def counters(self, sa: SaId) -> Any:
         return (self.a if sa in (self.a_out, self.a_in) else self.b).query(sa)
+
+
+def pcap(path: Path, frames: list[bytes]) -> None:
+    """A capture of raw IP packets (LINKTYPE_RAW)."""
+    records = b"".join(struct.pack("<IIII", 0, 0, len(f), len(f)) + f for f in frames)
+    path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101) + records)

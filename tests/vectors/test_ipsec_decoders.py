@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from espkit import A6, ALGORITHMS, B6, LAN_A, LAN_B, A, Algorithm, B, Pair, keys, ts, udp
+from espkit import A6, ALGORITHMS, B6, LAN_A, LAN_B, A, Algorithm, B, Pair, keys, pcap, ts, udp
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.ipsec import ESP, SecurityAssociation
@@ -68,8 +67,8 @@ def scapy_sa(algorithm: Algorithm, esn: bool, spi: int = 0x1000) -> Any:
 def test_scapy_reads_ours(algorithm: Algorithm, esn: bool) -> None:
     pair = Pair({**BOTH, **keys(algorithm), "esn": esn, "encapsulated": False})
     sa = scapy_sa(algorithm, esn)
-    (batch,) = pair.send(*PACKETS)
-    for esp, inner in zip(batch.packets, PACKETS, strict=True):
+    sent = [packet for batch in pair.send(*PACKETS) for packet in batch.packets]
+    for esp, inner in zip(sent, PACKETS, strict=True):
         outer = IP(bytes(IP(src=str(A.host), dst=str(B.host), proto=50)) + bytes(esp))
         outer.len = len(outer)
         opened = sa.decrypt(IP(bytes(outer)), verify=True, esn_en=esn, esn=0)
@@ -90,12 +89,6 @@ def test_we_read_scapys(algorithm: Algorithm, esn: bool) -> None:
         assert got == [inner]
 
 
-def pcap(path: Path, frames: list[bytes]) -> None:
-    """A capture of raw IP packets (LINKTYPE_RAW)."""
-    records = b"".join(struct.pack("<IIII", 0, 0, len(f), len(f)) + f for f in frames)
-    path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101) + records)
-
-
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a.encr in WIRESHARK_ENCR], ids=str)
 @pytest.mark.parametrize("outer", [(A, B), (A6, B6)], ids=["v4", "v6"])
 @pytest.mark.parametrize("encapsulated", [False, True], ids=["native", "udp"])
@@ -107,7 +100,7 @@ def test_tshark_reads_ours(
     pair = Pair({**BOTH, **keys(algorithm), "encapsulated": encapsulated}, a_addr=source, b_addr=destination)
     header = IP if source.host.version == 4 else IPv6
     frames = []
-    for esp in pair.send(*PACKETS)[0].packets:
+    for esp in [packet for batch in pair.send(*PACKETS) for packet in batch.packets]:
         ends = {"src": str(source.host), "dst": str(destination.host)}
         if encapsulated:
             frames.append(bytes(header(**ends) / UDP(sport=4500, dport=4500) / bytes(esp)))
