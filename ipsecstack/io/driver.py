@@ -9,9 +9,17 @@ from typing import cast
 
 from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, UserspaceDataPlane
 from ipsecstack.io.network import Network
+from ipsecstack.io.revocation import RevocationFetcher
 from ipsecstack.io.sockets import IkeDatagram, Received
 from ipsecstack.ipsec.sa import Address
-from ipsecstack.keyex.base import IkeSaDeleted, IkeSaEstablished, IkeSaRekeyed, IkeSaUpdated, Output
+from ipsecstack.keyex.base import (
+    FetchRevocation,
+    IkeSaDeleted,
+    IkeSaEstablished,
+    IkeSaRekeyed,
+    IkeSaUpdated,
+    Output,
+)
 from ipsecstack.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -39,6 +47,7 @@ class Driver:
         self._keepalive: asyncio.TimerHandle | None = None
         self._behind_nat: dict[int, tuple[Address, Address]] = {}
         self._unsubscribe: Callable[[], None] | None = None
+        self._stop_fetching: Callable[[], None] | None = None
         self._device: int | None = None
         self._events: int | None = None
         self._device_pending: asyncio.Handle | None = None
@@ -64,6 +73,7 @@ class Driver:
         self._events = plane.event_fileno()
         if self._events is not None:
             asyncio.get_running_loop().add_reader(self._events, self._events_readable)
+        self._stop_fetching = self._start_fetching()
         if self._keepalive_interval > 0:
             self._unsubscribe = self.stack.subscribe(self._follow_nat)
             self._keep_alive()
@@ -84,6 +94,9 @@ class Driver:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+        if self._stop_fetching is not None:
+            self._stop_fetching()
+            self._stop_fetching = None
 
     # --- what wakes it ---------------------------------------------------------------------------------------------
 
@@ -212,6 +225,27 @@ class Driver:
         self._timer = (
             None if at is None else asyncio.get_running_loop().call_later(max(at - now, 0), self._timer_due)
         )
+
+    def _start_fetching(self) -> Callable[[], None]:
+        """Carry out what the key exchange wants to know of certificates; returns the call that ends it."""
+
+        def deliver(wanted: FetchRevocation, data: bytes | None) -> None:
+            now = self.clock()
+            self.stack.endpoint.revocation_fetched(wanted, data, now)
+            self._after(now, True)
+
+        def listen(output: Output, _stack: Stack) -> None:
+            if isinstance(output, FetchRevocation):
+                fetcher.start(output)
+
+        fetcher = RevocationFetcher(deliver)
+        unsubscribe = self.stack.subscribe(listen)
+
+        def stop() -> None:
+            unsubscribe()
+            fetcher.stop()
+
+        return stop
 
     def _follow_nat(self, output: Output, _stack: Stack) -> None:
         """Remember the IKE SAs whose own end is behind a NAT: asking for all of them each time would not scale."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from ipsecstack.ipsec.sa import Address, Mode, SaDescription, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
-from ipsecstack.keyex.revocation import FetchRevocation
+from ipsecstack.keyex.revocation import FetchRevocation as FetchRevocation
 from ipsecstack.wire.transforms import EncrId, EsnId, IntegId, KeId, PrfId
 
 Random = Callable[[int], bytes]
