@@ -100,6 +100,8 @@ def make_gateway(
         return StrongSwan(name, namespace, place, settings)
     if os.environ.get("LAB_SELF_CHECK"):
         return KernelStrongSwan(name, namespace, place, settings)
+    if kind == "ours-xfrm":
+        data_plane = "xfrm"
     return OurStack(name, namespace, place, settings, data_plane, export_keys)
 
 
@@ -112,7 +114,7 @@ def pair(
     settings: Mapping[str, str] | None = None,
     export_keys: bool = False,
 ) -> Iterator[Pair]:
-    """Two gateways of `kinds` ("strongswan" or "ours"; in a guest "kernel") with `tunnels` configured.
+    """Two gateways of `kinds` ("strongswan" or "ours"; in a guest "kernel" and "ours-xfrm") with `tunnels` configured.
 
     Secrets are random.
 

@@ -126,9 +126,9 @@ class Request:
     flags: int = Flag.REQUEST | Flag.ACK
     what: str = ""  # for messages to people
 
-    def to_bytes(self, sequence: int) -> bytes:
+    def to_bytes(self, sequence: int, port: int = 0) -> bytes:
         dump = self.flags & Flag.DUMP == Flag.DUMP
-        return message_octets(self.kind, self.flags, sequence, self.body, self.attributes, dump)
+        return message_octets(self.kind, self.flags, sequence, self.body, self.attributes, dump, port)
 
 
 def new_state(state: State, replace: bool = False) -> Request:

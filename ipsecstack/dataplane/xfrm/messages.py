@@ -68,12 +68,15 @@ def message_octets(
     body: bytes,
     attributes: list[tuple[Attribute, int | bytes]],
     dump: bool = False,
+    port: int = 0,
 ) -> bytes:
-    """One request as it goes to the kernel. ``body`` is exactly the structure's length."""
+    """One request as it goes to the kernel. ``body`` is exactly the structure's length. ``port`` is the number of the
+    socket: the kernel repeats it in what it tells others of the change."""
     message = (dump_request if dump else CLASSES[kind])()
     message["header"]["type"] = int(kind)
     message["header"]["flags"] = int(flags)
     message["header"]["sequence_number"] = sequence
+    message["header"]["pid"] = port
     if body:
         message["body"] = body
     message["attrs"] = [(f"XFRMA_{kind.name}", value) for kind, value in attributes]

@@ -115,14 +115,11 @@ class Kernel:
     def __init__(self) -> None:
         self._socket = _open()
         self._socket.bind((0, 0))
+        self.port = int(self._socket.getsockname()[0])
+        """Netlink's number of this socket: events that its own requests cause carry it."""
         self._socket.settimeout(ANSWER_SECONDS)
         self._buffer = _Buffer()
         self._sequence = 0
-
-    @property
-    def port(self) -> int:
-        """Netlink's number of this socket: events that its own requests cause carry it."""
-        return int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         self._socket.close()
@@ -137,7 +134,7 @@ class Kernel:
             while waiting and len(batch) < _BATCH and len(octets) < _BATCH_OCTETS:
                 self._sequence = self._sequence % 0xFFFFFFF0 + 1
                 batch.append(self._sequence)
-                octets += waiting.pop(0).to_bytes(self._sequence)
+                octets += waiting.pop(0).to_bytes(self._sequence, self.port)
             try:
                 self._socket.send(octets)
             except OSError as error:
@@ -184,7 +181,7 @@ class Kernel:
         """``visit(type, body)`` of each item of a list; the body is gone afterwards."""
         self._sequence = self._sequence % 0xFFFFFFF0 + 1
         number = self._sequence
-        self._socket.send(request.to_bytes(number))
+        self._socket.send(request.to_bytes(number, self.port))
         failed: list[int] = []
 
         def one(sequence: int, kind: int, body: memoryview) -> bool:
