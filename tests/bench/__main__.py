@@ -1,6 +1,6 @@
 """`make bench`: the figures, in one run, medians of five, as one table.
 
-    python -m bench [--quick] [--only throughput,negotiation,walk,daemons] [--json FILE]
+    python -m bench [--quick] [--only throughput,negotiation,scale,walk,daemons] [--json FILE]
 
 Both ends share this machine's cores, and its speed drifts: only ratios inside one run mean anything, which is why the
 rounds of compared things alternate. The agent beside net-snmp's C agent is a bench of its own: `make bench-snmp`.
@@ -32,6 +32,12 @@ def negotiation(rounds: int) -> list[Figure]:
     return measure(rounds)
 
 
+def scale(rounds: int) -> list[Figure]:
+    from bench.scale import measure
+
+    return measure(rounds)
+
+
 def walk(rounds: int) -> list[Figure]:
     from bench.snmp_walk import measure
 
@@ -49,6 +55,7 @@ BENCHES: dict[str, tuple[Callable[[int], list[Figure]], bool]] = {
     "daemons": (daemons, True),
     "walk": (walk, False),
     "negotiation": (negotiation, False),
+    "scale": (scale, False),
     "throughput": (throughput, True),
 }
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab.pki import authority
@@ -24,14 +25,16 @@ IKE = "aes128gcm16-prfsha256-x25519"
 SECRET = "not secret: a bench in memory"
 
 
-def gateway(folder: Path, end: int, tunnels: tuple[Tunnel, ...]) -> Stack:
-    """A gateway with every tunnel configured; it demands no cookies."""
+def gateway(
+    folder: Path, end: int, tunnels: tuple[Tunnel, ...], secrets: Mapping[str, str] | None = None
+) -> Stack:
+    """A gateway with every tunnel configured; it demands no cookies. `secrets`: one for each tunnel unless given."""
     folder.mkdir()
     for tunnel in tunnels:
         if tunnel.auth != "psk":
             authority(tunnel.auth).issue(tunnel.identities[end], folder)
     path = folder / "swanctl.conf"
-    path.write_text(document(tunnels, end, {tunnel.name: SECRET for tunnel in tunnels}))
+    path.write_text(document(tunnels, end, secrets or {tunnel.name: SECRET for tunnel in tunnels}))
     path.chmod(0o600)
     credentials = CredentialStore()
     dataplane = MemoryDataPlane(random=os.urandom)

@@ -78,7 +78,7 @@ class Tunnel:
 
 
 def document(tunnels: tuple[Tunnel, ...], end: int, secrets: Mapping[str, str]) -> str:
-    """swanctl.conf of one end; `secrets`: tunnel name -> shared secret."""
+    """swanctl.conf of one end; `secrets`: tunnel name -> shared secret, "*" -> one for everybody."""
     return render(
         {
             "connections": {tunnel.name: tunnel.connection(end) for tunnel in tunnels},
@@ -89,7 +89,8 @@ def document(tunnels: tuple[Tunnel, ...], end: int, secrets: Mapping[str, str]) 
                     "id-remote": tunnel.identities[1 - end],
                 }
                 for tunnel in tunnels
-                if tunnel.auth == "psk"
-            },
+                if tunnel.auth == "psk" and tunnel.name in secrets
+            }
+            | ({"ike-any": {"secret": secrets["*"]}} if "*" in secrets else {}),
         }
     )
