@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,16 @@ class Credentials(Protocol):
     def unload_key(self, id_: str) -> None: ...
     def key_ids(self) -> list[str]: ...
     def has_key_for(self, certificate: Any) -> bool: ...
-    def load_authority(self, name: str, cacert: bytes) -> None: ...
+    def load_authority(
+        self, name: str, cacert: bytes, crl_uris: Sequence[str] = (), ocsp_uris: Sequence[str] = ()
+    ) -> None: ...
     def unload_authority(self, name: str) -> None: ...
     def authorities(self) -> dict[str, Any]: ...
+    def load_crl(self, data: bytes) -> bytes: ...
+    def unload_crl(self, der: bytes) -> None: ...
+
+    @property
+    def revocations(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +111,15 @@ class Applier:
             _attempt(
                 "",
                 f"authorities.{authority.name}",
-                lambda a=authority: store.load_authority(a.name, a.cacert),
+                lambda a=authority: store.load_authority(a.name, a.cacert, a.crl_uris, a.ocsp_uris),
             )
+
+        listed = {crl.der for crl in store.revocations.lists()}
+        for crl in before.crls:
+            if crl not in state.crls and crl.der in listed:
+                store.unload_crl(crl.der)
+        for crl in state.crls:
+            _attempt(crl.path, "", lambda c=crl: store.load_crl(c.der))
 
     def _load_key(self, key: KeyFile) -> str:
         failure = ""

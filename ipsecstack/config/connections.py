@@ -27,6 +27,7 @@ from ipsecstack.keyex.base import (
     Proposal,
     UniquePolicy,
 )
+from ipsecstack.keyex.revocation import POLICIES
 
 MAX_NAME_OCTETS = 120
 """Two names and a number must fit into a VICI element name, which has 255 octets."""
@@ -192,6 +193,9 @@ def _read_auth(
             raise ConfigError(
                 sub.origin, f"{path}.{name}", f"unknown section{suggestion(name, ['cert', 'cacert'])}"
             )
+    revocation = "relaxed"
+    if not own:
+        revocation = reader.choice("revocation", {word: word for word in POLICIES}, "relaxed")
     identity = reader.get("id", _parse_identity, None)
     if identity is None and leaf:
         identity = _subject(leaf[0])
@@ -200,7 +204,7 @@ def _read_auth(
     if identity is None and not own:
         identity = Identity(ANY, b"", "%any")
     reader.finish(AUTH_UNSUPPORTED, also=("cacerts",))
-    return round_, AuthConfig(auth, identity, tuple(leaf), tuple(anchors), hashes)
+    return round_, AuthConfig(auth, identity, tuple(leaf), tuple(anchors), hashes, revocation)
 
 
 def _parse_identity(text: str) -> Identity | None:

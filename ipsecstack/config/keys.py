@@ -65,7 +65,6 @@ AUTH_UNSUPPORTED: dict[str, Unsupported] = {
     "groups": _refuse(),
     "cert_policy": _refuse(),
     "pubkeys": _refuse(cure="use certs"),
-    "revocation": _refuse("relaxed"),
 }
 
 CHILD_UNSUPPORTED: dict[str, Unsupported] = {
@@ -95,8 +94,6 @@ CHILD_UNSUPPORTED: dict[str, Unsupported] = {
 }
 
 AUTHORITY_UNSUPPORTED: dict[str, Unsupported] = {
-    "crl_uris": _warn(),
-    "ocsp_uris": _warn(),
     "cert_uri_base": _warn(),
     "handle": _refuse(cure="give the CA certificate as a file"),
     "slot": _refuse(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ipsecstack.config.certs import FolderSource, require_ca, to_der
@@ -15,6 +15,8 @@ from ipsecstack.config.loader import load_tree, read_file
 from ipsecstack.config.reader import SectionReader, Warn
 from ipsecstack.config.tree import ConfigError, Origin, Section, suggestion
 from ipsecstack.config.values import parse_secret
+from ipsecstack.crypto.errors import CertificateError
+from ipsecstack.crypto.revocation import is_http, load_crl
 from ipsecstack.keyex.base import ConnectionConfig, Identity, SharedSecret
 
 DAEMON_SECTION = "ipsecstackd"
@@ -22,7 +24,7 @@ _TOP = ("connections", "secrets", "authorities", "pools", DAEMON_SECTION)
 _SHARED = ("eap", "xauth", "ntlm", "ike", "ppk")
 _PRIVATE = ("private", "rsa", "ecdsa", "pkcs8")
 _OTHER = ("pkcs12", "token")
-_UNREAD_FOLDERS = ("x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "pkcs12", "bliss")
+_UNREAD_FOLDERS = ("x509ocsp", "x509aa", "x509ac", "pubkey", "pkcs12", "bliss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,21 @@ class KeyFile:
 
 
 @dataclass(frozen=True, slots=True)
+class CrlFile:
+    """A certificate revocation list from the folder ``x509crl`` (DER)."""
+
+    path: str
+    der: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
-    """A named certification authority and its CA certificate (DER)."""
+    """A named certification authority, its CA certificate (DER), and where its lists and OCSP responders are."""
 
     name: str
     cacert: bytes = field(repr=False)
+    crl_uris: tuple[str, ...] = ()
+    ocsp_uris: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class DesiredState:
     authorities: tuple[Authority, ...] = ()
     options: dict[str, Option] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    crls: tuple[CrlFile, ...] = ()
 
 
 def load_file(path: str | Path) -> DesiredState:
@@ -74,10 +87,7 @@ def load_file(path: str | Path) -> DesiredState:
     warnings: list[str] = []
     state = read_tree(tree, file.parent, warnings.append)
     _check_permissions(tree, state, warnings.append)
-    return DesiredState(
-        state.connections, state.secrets, state.certificates, state.keys, state.authorities, state.options,
-        tuple(dict.fromkeys(warnings)),
-    )  # fmt: skip
+    return replace(state, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def read_tree(tree: Section, base: Path, warn: Warn) -> DesiredState:
@@ -106,6 +116,7 @@ def read_tree(tree: Section, base: Path, warn: Warn) -> DesiredState:
         keys=_read_keys(base, passphrases, warn),
         authorities=_read_authorities(tree.sections.get("authorities"), certs, warn),
         options=read_daemon(tree.sections.get(DAEMON_SECTION), warn),
+        crls=_read_crls(base, warn),
     )
 
 
@@ -200,6 +211,20 @@ def _read_certificates(base: Path, warn: Warn) -> tuple[CertificateFile, ...]:
     return tuple(found)
 
 
+def _read_crls(base: Path, warn: Warn) -> tuple[CrlFile, ...]:
+    found = []
+    for path in _files(base / "x509crl"):
+        data = _read(path)
+        if not _looks_like(data, b"X509 CRL"):
+            warn(f"{path}: is no certificate revocation list in PEM or DER; it is not used")
+            continue
+        try:
+            found.append(CrlFile(str(path), load_crl(data).der))
+        except CertificateError as error:
+            raise ConfigError(Origin(str(path)), "", f"{error}; replace or remove the file") from None
+    return tuple(found)
+
+
 def _looks_like(data: bytes, label: bytes) -> bool:
     """PEM with that label, or what may be DER: other files in a folder (a README, a serial) are no error."""
     return (b"-----BEGIN" in data and label in data) or data[:1] == b"\x30"
@@ -243,8 +268,18 @@ def read_authority(section: Section, certs: object, warn: Warn) -> Authority:
         der = require_ca(der)
     except ValueError as error:
         raise reader.error("cacert", str(error)) from None
+    crl_uris, ocsp_uris = (_uris(reader, key) for key in ("crl_uris", "ocsp_uris"))
     reader.finish(AUTHORITY_UNSUPPORTED, also=("file", "cacert"))
-    return Authority(section.name, der)
+    return Authority(section.name, der, crl_uris, ocsp_uris)
+
+
+def _uris(reader: SectionReader, key: str) -> tuple[str, ...]:
+    """A list of plain HTTP addresses; others are refused, nothing would ever be fetched from them."""
+    words = reader.words(key) or ()
+    for word in words:
+        if not is_http(word):
+            raise reader.error(key, f"'{word}' is no address that is fetched; write http://...")
+    return words
 
 
 # --- permissions ------------------------------------------------------------------------------------------------------

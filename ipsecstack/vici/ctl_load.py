@@ -64,8 +64,18 @@ def load_everything(session: Session, path: Path, say: Say) -> int:
     authorities = set(_texts(session.request("get-authorities").get("authorities", [])))
     for authority in state.authorities:
         work.send(
-            "load-authority", {authority.name: {"cacert": authority.cacert}}, f"authority {authority.name}"
+            "load-authority",
+            {
+                authority.name: {
+                    "cacert": authority.cacert,
+                    "crl_uris": list(authority.crl_uris),
+                    "ocsp_uris": list(authority.ocsp_uris),
+                }
+            },
+            f"authority {authority.name}",
         )
+    for crl in state.crls:
+        work.send("load-cert", {"type": "X509_CRL", "flag": "NONE", "data": crl.der}, f"list {crl.path}")
     work.unload("unload-authority", "name", authorities - {a.name for a in state.authorities})
     conns = set(_texts(session.request("get-conns").get("conns", [])))
     found = tree.sections.get("connections")

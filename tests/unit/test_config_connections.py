@@ -207,7 +207,7 @@ def test_known_but_unsupported_keys(body: str, key: str, refused: bool, harmless
 def test_security_relevant_keys_are_refused() -> None:
     for key in ("updown", "tfc_padding", "mark_in", "label", "policies"):
         assert CHILD_UNSUPPORTED[key].treatment is Treatment.REFUSE
-    for key in ("revocation", "cert_policy", "ca_id", "groups", "pubkeys"):
+    for key in ("cert_policy", "ca_id", "groups", "pubkeys"):
         assert AUTH_UNSUPPORTED[key].treatment is Treatment.REFUSE
     for key in ("ppk_id", "ppk_required", "reauth_time", "aggressive"):
         assert CONNECTION_UNSUPPORTED[key].treatment is Treatment.REFUSE
@@ -222,6 +222,15 @@ def test_ah_proposals_stand_alone_or_before_those_of_esp() -> None:
     assert {name for name, _ in protocols("mode = tunnel")} == {"ESP"}
     with pytest.raises(ConfigError, match=r"ah_proposals: proposal 'md5' names what is weak"):
         child("ah_proposals = md5", [])
+
+
+def test_revocation_of_the_remote() -> None:
+    assert read("remote { revocation = strict }").remote[0].revocation == "strict"
+    assert read("remote { }").remote[0].revocation == "relaxed"
+    with pytest.raises(ConfigError, match=r"remote\.revocation"):
+        read("remote { revocation = sometimes }")
+    with pytest.raises(ConfigError, match=r"local\.revocation"):
+        read("local { revocation = strict }")
 
 
 def test_sha256_96_is_a_switch() -> None:

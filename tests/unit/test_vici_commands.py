@@ -386,7 +386,8 @@ def test_keys_and_certificates(client: Client) -> None:
         ({"data": b"x"}, "type missing"),
         ({"type": "X509"}, "data missing"),
         ({"type": "X509", "data": b"junk"}, "not a certificate"),
-        ({"type": "X509_CRL", "data": b"x"}, "not supported yet"),
+        ({"type": "X509_AC", "data": b"x"}, "not supported yet"),
+        ({"type": "X509_CRL", "data": b"x"}, "not a certificate revocation list"),
         ({"type": "X509", "flag": "OCSP", "data": b"x"}, "not supported yet"),
     ],
 )

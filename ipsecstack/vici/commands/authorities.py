@@ -20,7 +20,9 @@ def load_authority(server: ViciServer, request: Request, now: float) -> Outgoing
     section = request.section()
     check_name(section.name, section, f"authorities.{section.name}")
     authority = read_authority(section, AbsoluteSource(), lambda text: server.note(text))
-    server.credentials.load_authority(authority.name, authority.cacert)
+    server.credentials.load_authority(
+        authority.name, authority.cacert, authority.crl_uris, authority.ocsp_uris
+    )
     return success()
 
 
@@ -43,5 +45,10 @@ def list_authorities(server: ViciServer, request: Request, now: float) -> Stream
     wanted = request.text("name")
     for name, entry in server.credentials.authorities().items():
         if wanted is None or name == wanted:
-            yield "list-authority", {name: {"cacert": entry.subject, "crl_uris": [], "ocsp_uris": []}}
+            shown: Outgoing = {
+                "cacert": entry.subject,
+                "crl_uris": list(entry.crl_uris),
+                "ocsp_uris": list(entry.ocsp_uris),
+            }
+            yield "list-authority", {name: shown}
     return {}

@@ -25,13 +25,18 @@ def load_cert(server: ViciServer, request: Request, now: float) -> Outgoing:
         raise RequestError("certificate type missing")
     if kind == "X509CA":  # the spelling of older clients
         kind, flag = "X509", "CA"
-    if kind != "X509":
-        raise RequestError(f"certificates of type '{kind}' are not supported yet; only X509")
+    if kind == "X509CRL":
+        kind = "X509_CRL"
+    if kind not in ("X509", "X509_CRL"):
+        raise RequestError(f"certificates of type '{kind}' are not supported yet; only X509 and X509_CRL")
     if flag not in ("NONE", "CA"):
         raise RequestError(f"certificate flag '{flag}' is not supported yet; only NONE and CA")
     data = request.data("data")
     if data is None:
         raise RequestError("certificate data missing")
+    if kind == "X509_CRL":
+        server.credentials.load_crl(data)
+        return success()
     der = require_ca(data) if flag == "CA" else to_der(data)
     server.credentials.load_cert(der, flag == "CA")
     return success()
@@ -106,5 +111,6 @@ def clear_creds(server: ViciServer, request: Request, now: float) -> Outgoing:
 
 @command("flush-certs")
 def flush_certs(server: ViciServer, request: Request, now: float) -> Outgoing:
-    """There is no cache of fetched certificates and revocation lists to flush."""
+    """Forget fetched revocation lists and OCSP responses, to have them fetched again when they are needed."""
+    server.credentials.revocations.flush()
     return success()
