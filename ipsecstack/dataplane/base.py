@@ -42,7 +42,8 @@ class EspDatagrams:
     ``packets`` are ESP headers onward (no UDP header, no outer IP header). ``encapsulated`` says ESP-in-UDP between
     ``local`` and ``remote`` ports, otherwise the native ``protocol`` (50 ESP, 51 AH). Equal-sized runs may leave as one
     UDP GSO send. With ``whole`` the packets are IP packets with their outer headers, to be sent as they are (a raw
-    socket with IP_HDRINCL): AH always, which authenticates that header, and ESP where the header has options.
+    socket with IP_HDRINCL): AH always, which authenticates that header, and ESP where the header has options. What is
+    received may also be ICMP errors (``protocol`` 1 and 58, whole) from outside, for ``receive_icmp``.
     """
 
     local: Address

@@ -7,6 +7,7 @@ by one; SAs that are ``special`` have their packets made whole again (``_restore
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from ipsecstack.crypto.errors import IntegrityError
@@ -25,6 +26,8 @@ from ipsecstack.wire.esp import HEADER_OCTETS, MIN_SPI, NEXT_HEADER_IPV4, NEXT_H
 from ipsecstack.wire.ip import (
     PROTO_AH,
     PROTO_ESP,
+    PROTO_ICMP,
+    PROTO_ICMPV6,
     PacketError,
     flow_key,
     merge_ecn,
@@ -35,6 +38,7 @@ from ipsecstack.wire.ip import (
 )
 from ipsecstack.wire.ipcomp import PROTO_IPCOMP
 
+_ICMP = (PROTO_ICMP, PROTO_ICMPV6)
 _SPI = struct.Struct("!I")
 # What came with a packet: its outer headers, and the octet in them that names what follows.
 _Headers = tuple[Packet, int]
@@ -47,6 +51,9 @@ class InboundProcessing(Processing):
         """ESP and AH to inner packets: those that are authentic, fresh and belong into their SA."""
         out: list[Packet] = []
         for datagrams in batch:
+            if datagrams.protocol in _ICMP:
+                self.receive_icmp(datagrams.packets, now)
+                continue
             if datagrams.whole:
                 for packet in datagrams.packets:
                     self._inbound_whole(packet, datagrams, out, now)
@@ -62,6 +69,10 @@ class InboundProcessing(Processing):
                 self._open(packets[first:end], datagrams, out, now)
                 first = end
         return out
+
+    @abstractmethod
+    def receive_icmp(self, packets: Iterable[Packet], now: float) -> None:
+        """Errors about packets of ours, from the network outside."""
 
     def _open(
         self,

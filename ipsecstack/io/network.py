@@ -1,4 +1,4 @@
-"""All sockets of one gateway: UDP for IKE and ESP in UDP, protocol 50 for native ESP, over IPv4 and IPv6."""
+"""All sockets of one gateway over IPv4 and IPv6: UDP for IKE and ESP in UDP, raw ones for ESP, AH and ICMP errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams
 from ipsecstack.io.errors import NetworkError, advice
-from ipsecstack.io.raw import RawEspSocket
+from ipsecstack.io.raw import AH, ESP, ICMP, ICMPV6, HeaderSocket, RawSocket
 from ipsecstack.io.sockets import Received, make_buffers
 from ipsecstack.io.udp import NAT_KEEPALIVE, NON_ESP_MARKER, UdpSocket
 from ipsecstack.ipsec.sa import Address
@@ -22,7 +22,15 @@ log = logging.getLogger(__name__)
 _REOPEN_FIRST, _REOPEN_LONGEST = 0.5, 30.0
 _WARN_INTERVAL = 10.0  # seconds between two lines about failed sending
 
-AnySocket = UdpSocket | RawEspSocket
+AnySocket = UdpSocket | RawSocket | HeaderSocket
+
+# What a process without the right to raw sockets cannot do.
+_WITHOUT = {
+    ESP: "only ESP in UDP works over IPv%d: set encap = yes",
+    AH: "AH does not work over IPv%d",
+    ICMP: "path MTUs are not learned over IPv%d",
+    ICMPV6: "path MTUs are not learned over IPv%d",
+}
 
 
 class Network:
@@ -50,7 +58,8 @@ class Network:
         self._buffers = make_buffers()
         self._sockets: list[AnySocket] = []
         self._udp: dict[tuple[int, int], UdpSocket] = {}  # (IP version, port)
-        self._raw: dict[int, RawEspSocket] = {}
+        self._raw: dict[tuple[int, int], RawSocket] = {}  # (IP version, protocol)
+        self._whole: dict[int, HeaderSocket] = {}  # by IP version, opened when they are needed
         self._reopening: set[asyncio.TimerHandle] = set()
         self._last_warning = float("-inf")
         self._last_sent: dict[Address, float] = {}
@@ -85,11 +94,16 @@ class Network:
             raise
         if not self._native_esp:
             return
-        try:
-            self._raw[version] = raw = RawEspSocket(family, mark=self._mark, buffers=self._buffers)
-            self._watch(raw)
-        except NetworkError as error:
-            log.warning("%s; only ESP in UDP works over IPv%d: set encap = yes", error, version)
+        for protocol in (ESP, AH, ICMP if version == 4 else ICMPV6):
+            try:
+                self._open_raw(family, protocol)
+            except NetworkError as error:
+                log.warning("%s; " + _WITHOUT[protocol], error, version)
+
+    def _open_raw(self, family: socket.AddressFamily, protocol: int) -> None:
+        raw = RawSocket(family, protocol, mark=self._mark, buffers=self._buffers)
+        self._raw[4 if family == socket.AF_INET else 6, protocol] = raw
+        self._watch(raw)
 
     def _open_udp(self, family: socket.AddressFamily, port: int) -> UdpSocket:
         sock = UdpSocket(family, port, nat_t=port == self._ports[1], mark=self._mark, buffers=self._buffers)
@@ -122,6 +136,7 @@ class Network:
         self._sockets.remove(sock)
         self._udp = {key: value for key, value in self._udp.items() if value is not sock}
         self._raw = {key: value for key, value in self._raw.items() if value is not sock}
+        self._whole = {key: value for key, value in self._whole.items() if value is not sock}
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -147,11 +162,12 @@ class Network:
             try:
                 family = socket.AddressFamily(sock.family)
                 version = 4 if family == socket.AF_INET else 6
+                if isinstance(sock, HeaderSocket):
+                    return  # the next packet opens it
                 if isinstance(sock, UdpSocket):
                     self._udp[version, sock.port] = self._open_udp(family, sock.port)
                 else:
-                    self._raw[version] = raw = RawEspSocket(family, mark=self._mark, buffers=self._buffers)
-                    self._watch(raw)
+                    self._open_raw(family, sock.protocol)
             except NetworkError as error:
                 log.error("%s", error)
                 self._reopen_later(sock, min(2 * delay, _REOPEN_LONGEST))
@@ -173,13 +189,8 @@ class Network:
         """ESP packets, in UDP or native; what the kernel does not take is counted and dropped."""
         for batch in batches:
             version = batch.remote.host.version
-            sock: AnySocket | None = (
-                self._udp.get((version, batch.local.port)) or self._udp.get((version, self._ports[1]))
-                if batch.encapsulated
-                else self._raw.get(version)
-            )
+            sock, what = self._socket_for(batch, version)
             if sock is None:
-                what = "UDP socket" if batch.encapsulated else "raw socket of protocol 50"
                 self._failed(len(batch.packets), batch.remote, f"no {what} for IPv{version} is open")
                 continue
             try:
@@ -190,6 +201,25 @@ class Network:
             self.send_errors += len(batch.packets) - sent
             if batch.remote in self._last_sent:
                 self._last_sent[batch.remote] = asyncio.get_running_loop().time()
+
+    def _socket_for(self, batch: EspDatagrams, version: int) -> tuple[AnySocket | None, str]:
+        """The socket for a batch, and what to call one that is missing."""
+        if batch.whole:
+            return self._whole_socket(version), "raw socket for whole packets"
+        if batch.encapsulated:
+            found = self._udp.get((version, batch.local.port)) or self._udp.get((version, self._ports[1]))
+            return found, "UDP socket"
+        return self._raw.get((version, batch.protocol)), f"raw socket of protocol {batch.protocol}"
+
+    def _whole_socket(self, version: int) -> HeaderSocket | None:
+        if version not in self._whole:
+            try:
+                sock = HeaderSocket(socket.AF_INET if version == 4 else socket.AF_INET6, mark=self._mark)
+                self._watch(sock)
+            except NetworkError:
+                return None
+            self._whole[version] = sock
+        return self._whole[version]
 
     def _send(self, data: bytes, local: Address, remote: Address) -> None:
         version = remote.host.version

@@ -1,9 +1,16 @@
-"""A raw socket of IP protocol 50: ESP straight over IPv4 or IPv6 (RFC 4303), drained in batches."""
+"""Raw sockets, drained in batches: ESP straight over IPv4 or IPv6 (RFC 4303), AH (RFC 4302), and ICMP's 'too big'.
+
+AH authenticates the header before it, and ICMP's checksum has the addresses in it: such packets come with their IP
+header. Of IPv6 headers Linux keeps the addresses only; what else there is in them AH does not cover, but extension
+headers it does: AH behind those is not received.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import sys
+from ipaddress import IPv6Address
 from itertools import repeat
 
 from ipsecstack.dataplane.base import EspDatagrams
@@ -12,6 +19,7 @@ from ipsecstack.io.sockets import (
     ANCILLARY_OCTETS,
     ANY,
     MSG_TRUNC,
+    FragmentSwitch,
     Received,
     from_address,
     host_address_of,
@@ -24,23 +32,46 @@ from ipsecstack.io.sockets import (
 )
 from ipsecstack.ipsec.sa import Address
 from ipsecstack.wire.esp import HEADER_OCTETS
+from ipsecstack.wire.ip import IPv6Header
 
-ESP = 50
+ESP, AH, ICMP, ICMPV6 = 50, 51, 1, 58
+_SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
+_UNREACHABLE, _TOO_BIG = 3, 2  # the ICMP and ICMPv6 types that tell a path MTU
 
 
-class RawEspSocket:
-    """One family. Linux gives IPv4 packets with their header, IPv6 packets without."""
+class RawSocket:
+    """One family and protocol. Linux gives IPv4 packets with their header, IPv6 packets without."""
 
-    def __init__(self, family: int, *, mark: int = 0, buffers: list[memoryview] | None = None) -> None:
-        self.name = f"raw socket of protocol 50{' (IPv6)' if family == socket.AF_INET6 else ''}"
+    def __init__(
+        self, family: int, protocol: int = ESP, *, mark: int = 0, buffers: list[memoryview] | None = None
+    ) -> None:
+        self.name = f"raw socket of protocol {protocol}{' (IPv6)' if family == socket.AF_INET6 else ''}"
         self.family = family
+        self.protocol = protocol
+        self._whole = protocol != ESP
         try:
-            self._socket = open_socket(family, socket.SOCK_RAW, ESP, mark)
+            self._socket = open_socket(family, socket.SOCK_RAW, protocol, mark)
+            try:
+                self._filter()
+            except BaseException:
+                self._socket.close()
+                raise
         except OSError as error:
             raise unbindable(self.name, error, "another program has it") from error
+        self._fragmenting = FragmentSwitch(self._socket, family)
         self._any = Address(ANY[family])
         self._buffers = buffers or make_buffers()
         self.malformed = 0
+
+    def _filter(self) -> None:
+        """Of ICMP only the errors that may tell a path MTU: a set bit keeps a type out."""
+        if self.protocol == ICMP:
+            mask = 0xFFFFFFFF ^ 1 << _UNREACHABLE
+            self._socket.setsockopt(_SOL_RAW, _ICMP_FILTER, mask.to_bytes(4, sys.byteorder))
+        elif self.protocol == ICMPV6:
+            words = [0xFFFFFFFF ^ 1 << _TOO_BIG, *[0xFFFFFFFF] * 7]
+            octets = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+            self._socket.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, octets)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -70,9 +101,17 @@ class RawEspSocket:
                 last_ends, packets = (tos, addresses), []
                 there, here = bytes(addresses[:4]), bytes(addresses[4:])
                 received.append(
-                    EspDatagrams(local_address(here, 0), local_address(there, 0), False, packets, tos)
+                    EspDatagrams(
+                        local_address(here, 0),
+                        local_address(there, 0),
+                        False,
+                        packets,
+                        tos,
+                        self.protocol,
+                        self._whole,
+                    )
                 )
-            packets.append(buffer[start:octets])
+            packets.append(buffer[:octets] if self._whole else buffer[start:octets])
         return received
 
     def _receive_ipv6(self) -> list[Received]:
@@ -89,6 +128,10 @@ class RawEspSocket:
                 continue
             local, tos, _ = read_ancillary(ancillary, 0)
             here, peer = local or self._any, host_address_of(sender)
+            if self._whole:
+                packet = self._with_header(here, peer, tos, buffer[:octets])
+                received.append(EspDatagrams(here, peer, False, [packet], tos, self.protocol, True))
+                continue
             last = received[-1] if received else None
             if isinstance(last, EspDatagrams) and (last.local, last.remote, last.ecn) == (here, peer, tos):
                 last.packets.append(buffer[:octets])
@@ -96,9 +139,17 @@ class RawEspSocket:
                 received.append(EspDatagrams(here, peer, False, [buffer[:octets]], tos))
         return received
 
+    def _with_header(self, here: Address, peer: Address, tos: int, payload: memoryview) -> bytes:
+        """An IPv6 packet again: what the kernel took off and AH covers are addresses, length and next header."""
+        source, destination = peer.host, here.host
+        assert isinstance(source, IPv6Address)
+        assert isinstance(destination, IPv6Address)
+        return IPv6Header(source, destination, self.protocol, len(payload), tos).to_bytes() + payload
+
     def send_esp(self, batch: EspDatagrams) -> int:
         """Native ESP; returns how many packets the kernel took. OSError when it refuses for good."""
         destination = sockaddr_of(Address(batch.remote.host))
+        self._fragmenting.set(batch.dont_fragment)
         ancillary = [
             *from_address(batch.local.host),
             *traffic_class_of(batch.remote.host.version, batch.ecn),
@@ -110,3 +161,35 @@ class RawEspSocket:
                 map(self._socket.sendmsg, messages, repeat(ancillary), repeat(0), repeat(destination))
             )
         return len(sent)
+
+
+class HeaderSocket:
+    """Sends IP packets that bring their header along; never receives."""
+
+    def __init__(self, family: int, *, mark: int = 0) -> None:
+        self.name = f"raw socket for whole packets{' (IPv6)' if family == socket.AF_INET6 else ''}"
+        self.family = family
+        self.malformed = 0
+        try:
+            self._socket = open_socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW, mark)
+        except OSError as error:
+            raise unbindable(self.name, error, "another program has it") from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self) -> list[Received]:
+        return []
+
+    def send_esp(self, batch: EspDatagrams) -> int:
+        """Whole packets; returns how many the kernel took. OSError when it refuses for good."""
+        destination = sockaddr_of(Address(batch.remote.host))
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            for packet in batch.packets:
+                self._socket.sendto(packet, destination)
+                sent += 1
+        return sent

@@ -20,6 +20,7 @@ SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 _IP_PKTINFO, _IP_RECVTOS = 8, 13
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
 _IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_WANT = 10, 0, 1
 _SO_MARK, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 36, 32, 33
 
 _PKTINFO4 = struct.Struct("=i4s4s")  # interface, local address, address in the header
@@ -147,6 +148,25 @@ def open_socket(family: int, kind: int, protocol: int, mark: int) -> socket.sock
         sock.close()
         raise
     return sock
+
+
+class FragmentSwitch:
+    """Whether what an IPv4 socket sends has DF. Set only when it changes: sends come in batches.
+
+    With DF the kernel takes part in path MTU discovery (it fragments once it knows that it must); IPv6 has no choice.
+    """
+
+    __slots__ = ("_dont", "_socket")
+
+    def __init__(self, sock: socket.socket, family: int) -> None:
+        self._socket = sock if family == socket.AF_INET else None
+        self._dont: bool | None = None
+
+    def set(self, dont_fragment: bool) -> None:
+        if self._socket is not None and dont_fragment is not self._dont:
+            mode = _IP_PMTUDISC_WANT if dont_fragment else _IP_PMTUDISC_DONT
+            self._socket.setsockopt(_IPPROTO_IP, _IP_MTU_DISCOVER, mode)
+            self._dont = dont_fragment
 
 
 @lru_cache(maxsize=4096)

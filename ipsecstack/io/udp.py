@@ -22,6 +22,7 @@ from ipsecstack.io.sockets import (
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
+    FragmentSwitch,
     IkeDatagram,
     Received,
     address_of,
@@ -68,6 +69,7 @@ class UdpSocket:
         self.port: int = self._socket.getsockname()[1]
         self._any = Address(ANY[family], self.port)
         self._can_segment = True
+        self._fragmenting = FragmentSwitch(self._socket, family)
         if nat_t:
             with contextlib.suppress(OSError):  # a kernel before 5.0: every datagram comes alone
                 self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
@@ -160,6 +162,7 @@ class UdpSocket:
         A full socket buffer drops the rest, as a full queue of a router would.
         """
         destination = sockaddr_of(batch.remote)
+        self._fragmenting.set(batch.dont_fragment)
         ancillary = [
             *from_address(batch.local.host),
             *traffic_class_of(batch.remote.host.version, batch.ecn),

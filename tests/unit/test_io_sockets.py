@@ -13,7 +13,7 @@ import pytest
 
 from ipsecstack.dataplane.base import EspDatagrams
 from ipsecstack.io.errors import NetworkError, advice
-from ipsecstack.io.raw import RawEspSocket
+from ipsecstack.io.raw import RawSocket
 from ipsecstack.io.sockets import IkeDatagram, address_of, sockaddr_of, source_address
 from ipsecstack.io.udp import UdpSocket
 from ipsecstack.ipsec.sa import Address
@@ -178,7 +178,7 @@ def test_a_local_address_that_is_not_ours(sockets) -> None:
 
 def test_native_esp() -> None:
     try:
-        sender, receiver = RawEspSocket(socket.AF_INET), RawEspSocket(socket.AF_INET)
+        sender, receiver = RawSocket(socket.AF_INET), RawSocket(socket.AF_INET)
     except NetworkError as error:
         pytest.skip(str(error))
     packets: list[bytes | memoryview] = [
