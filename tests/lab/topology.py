@@ -140,7 +140,7 @@ def pair(
             (left, right),
             place,
             tunnels,
-            {tunnel.name: secrets.token_hex(24) for tunnel in tunnels},
+            {tunnel.name: secrets.token_hex(24) for tunnel in (*tunnels, *(tunnels_b or ()))},
         )
         live.append(made)
         try:
