@@ -7,7 +7,7 @@ by one; SAs that are ``special`` have their packets made whole again (``_restore
 from __future__ import annotations
 
 import struct
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from ipsecstack.crypto.errors import IntegrityError
@@ -44,7 +44,7 @@ _SPI = struct.Struct("!I")
 _Headers = tuple[Packet, int]
 
 
-class InboundProcessing(Processing):
+class InboundProcessing(Processing, ABC):
     """The way in."""
 
     def inbound(self, batch: Iterable[EspDatagrams], now: float) -> list[Packet]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from abc import ABC
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class UserspaceCounters(DataPlaneCounters):
     mtu_ignored: int = 0
 
 
-class Processing(ABC):
+class Processing:
     """The state of a userspace data plane."""
 
     def __init__(self, random: Random, path_mtu: int) -> None:
