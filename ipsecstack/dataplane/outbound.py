@@ -260,11 +260,11 @@ class OutboundProcessing(Processing):
         if d.mode is Mode.TRANSPORT:
             sa.max_packet += outer  # the packet's own header is the outer one
 
-    def _fit_packet(self, sa: OutboundSa, packet: Packet) -> Sequence[Packet]:
+    def _fit_packet(self, sa: OutboundSa, packet: Packet, in_fragments: bool = False) -> Sequence[Packet]:
         """What to send of a packet that is too long for the path: fragments, the packet itself when the outer one is to
         be fragmented, or nothing and an ICMP error (RFC 4301 §8.2.1)."""
         d = sa.description
-        if may_fragment(packet):
+        if in_fragments or may_fragment(packet):
             self.counters.fragmented_out += 1
             if d.fragment == "after" or d.mode is Mode.TRANSPORT:
                 return (packet,)
@@ -294,17 +294,17 @@ class OutboundProcessing(Processing):
     ) -> list[EspDatagrams]:
         runs: dict[tuple[OutboundSa, int, int | None, bool], _Run] = {}
         for sa, key, packet in packets:
-            fitted: Iterable[Packet] = (packet,)
             if sa.description.mode is Mode.TRANSPORT and len(split_fragment_key(key)[0]) != len(key):
                 whole = self._reassemble(self._leaving, key, packet, now)
                 if whole is None:
                     continue
-                fitted = (whole,)
-            for one in fitted:
-                try:
-                    self._prepare(sa, one, runs)
-                except PacketError:
-                    self.counters.malformed_out += 1
+                packet, in_fragments = whole, True
+            else:
+                in_fragments = False
+            try:
+                self._prepare(sa, packet, runs, in_fragments)
+            except PacketError:
+                self.counters.malformed_out += 1
         datagrams = []
         for (sa, tos, _, whole_packets), run in runs.items():
             if sealed := self._seal(sa, run, now):
@@ -318,13 +318,17 @@ class OutboundProcessing(Processing):
         sa: OutboundSa,
         packet: Packet,
         runs: dict[tuple[OutboundSa, int, int | None, bool], _Run],
+        in_fragments: bool = False,
     ) -> None:
-        """Put what is protected of a packet into the run where it belongs. Raises PacketError."""
+        """Put what is protected of a packet into the run where it belongs. Raises PacketError.
+
+        ``in_fragments``: its sender had cut it up, so that it may be cut again.
+        """
         d, details = sa.description, sa.counters.details
         assert details is not None
         if len(packet) > _LONGEST:
             raise PacketError("no room for the outer headers")
-        dont_fragment = not may_fragment(packet) and len(packet) <= sa.max_packet
+        dont_fragment = not (in_fragments or may_fragment(packet)) and len(packet) <= sa.max_packet
         tos = self._outer_tos(sa, traffic_class(packet) | (_DONT_FRAGMENT if dont_fragment else 0))
         parts: Parts | None = None
         payload, next_header = packet, NEXT_HEADER_IPV4 if packet[0] < 0x60 else NEXT_HEADER_IPV6
@@ -340,7 +344,7 @@ class OutboundProcessing(Processing):
         if compressed is not None:
             payload, next_header = compressed, PROTO_IPCOMP
         if len(payload) + (len(parts.headers) if parts else 0) > sa.max_packet:
-            pieces = self._fit_packet(sa, packet)
+            pieces = self._fit_packet(sa, packet, in_fragments)
             if not pieces:
                 return
             if pieces[0] is not packet:

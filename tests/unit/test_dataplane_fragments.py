@@ -27,6 +27,7 @@ from ipsecstack.wire.ip import (
     IPv4Header,
     IPv6Header,
     PacketError,
+    checksum,
     flow_key,
     fragment_ipv4,
     split_fragment_key,
@@ -321,8 +322,6 @@ def test_no_path_gets_narrower_than_the_least() -> None:
     unknown = bytearray(too_big(sent, 1300) or b"")
     unknown[26:28] = bytes(2)  # a router from before RFC 1191
     unknown[22:24] = bytes(2)
-    from ipsecstack.wire.ip import checksum
-
     unknown[22:24] = checksum(bytes(unknown[20:])).to_bytes(2, "big")
     found = parse_too_big(bytes(unknown))
     assert found is not None
@@ -436,12 +435,11 @@ def test_transport_mode_of_ipip_is_tunnel_mode_to_the_octet() -> None:
     assert int.from_bytes(moved.packets[0][:4], "big") == 0x1000
     assert len(transport.b.inbound([moved], 0)) == 1
     # What comes through the SA and is not of this interface does not belong there.
-    forged = Pair(
-        {"encapsulated": False, **hosts, "local_ts": ts(str(A.host)), "remote_ts": ts(str(B.host))},
-        a_addr=A4,
-        b_addr=B4,
-    )
+    wide = {**hosts, "local_ts": ts(str(A.host)), "remote_ts": ts(str(B.host))}
+    forged = Pair({"encapsulated": False, **wide}, a_addr=A4, b_addr=B4)
+    forged.a.sad.outbound(1)[0].sequence_number = 50
     assert transport.b.inbound(forged.send(udp(str(A.host), str(B.host), 60)), 0) == []
+    assert transport.counters(transport.b_in).policy_errors == 1
 
 
 def test_an_spd_for_each_interface() -> None:
