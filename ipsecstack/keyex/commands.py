@@ -137,13 +137,13 @@ def acquired(
 
 def find_child(endpoint: Endpoint, ike: str | None, child: str) -> tuple[ConnectionConfig, ChildConfig]:
     """The child of this name, of this connection or of the first that has it."""
-    if ike is not None and endpoint.connection(ike) is None:
+    named = endpoint.connection(ike) if ike is not None else None
+    if ike is not None and named is None:
         raise CommandError(f"no connection named '{ike}'")
-    for config in endpoint.connections():
-        if ike in (None, config.name):
-            for child_config in config.children:
-                if child_config.name == child:
-                    return config, child_config
+    for config in endpoint.connections() if named is None else (named,):
+        for child_config in config.children:
+            if child_config.name == child:
+                return config, child_config
     raise CommandError(f"CHILD_SA config '{child}' not found" + (f" in connection '{ike}'" if ike else ""))
 
 

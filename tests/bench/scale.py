@@ -70,7 +70,14 @@ class Pair:
             ike=IKE,
             options={"rekey_time": "0"},
         )
-        pattern = Tunnel(name="out", identities=("a.lab", "gw.lab"), children=wide.children, ike=IKE)
+        # One end plays all the peers: it must not look for the same peer's other IKE_SAs among them.
+        pattern = Tunnel(
+            name="out",
+            identities=("a.lab", "gw.lab"),
+            children=wide.children,
+            ike=IKE,
+            options={"rekey_time": "0", "unique": "never"},
+        )
         self.stacks = (
             gateway(place / "a", 0, (pattern,), {"*": SECRET}),
             gateway(place / "b", 1, (wide,), {"*": SECRET}),
@@ -97,9 +104,9 @@ class Pair:
             )
         for stack in self.stacks:
             stack.advance(0.0)
+        self.each = children
         self.lost: set[int] = set()
         self.sent = 0
-        self._arrived = 0
 
     def exchange(self, first: Iterable[SendDatagram], sender: int, now: float, traffic: bool = False) -> None:
         """Carry datagrams to and fro until both are silent, with packets in between if `traffic`."""
@@ -117,7 +124,7 @@ class Pair:
                 self.burst(number * BURST, now)
 
     def initiate(self, child: int, now: float) -> None:
-        self.stacks[0].endpoint.initiate(ike=None, child=f"n{child}", now=now)
+        self.stacks[0].endpoint.initiate(ike=f"c{child // self.each}", child=f"n{child}", now=now)
         self.exchange(self.stacks[0].advance(now), 0, now)
 
     def burst(self, start: int, now: float) -> None:
