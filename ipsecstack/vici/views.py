@@ -22,6 +22,7 @@ _DROPS_IN = {
     "other_errors": "other-errors-in",
 }
 # ReplayCounts field -> key, where the data plane tells the kinds apart.
+_DETAILS = ("dummies", "padded", "compressed", "fragments")
 _REPLAYS_IN = {
     "beyond_window": "replays-beyond-window-in",
     "before_window": "replays-before-window-in",
@@ -87,6 +88,8 @@ def ike_section(view: IkeSaView, now: float, generation: int | None = None) -> S
         s["remote-id-type"] = str(view.remote_id.type)
     if view.remote_cert_expiry is not None:
         s["remote-cert-expiry"] = str(int(view.remote_cert_expiry))
+    if view.local_cert_expiry is not None:
+        s["local-cert-expiry"] = str(int(view.local_cert_expiry))
     if view.tasks_queued:
         s["tasks-queued"] = list(view.tasks_queued)
     if view.tasks_active:
@@ -168,6 +171,11 @@ def _traffic(s: Section, way: str, counters: SaCounters | None, drops: dict[str,
     if way == "in" and counters.replays is not None:
         for field, key in _REPLAYS_IN.items():
             s[key] = str(getattr(counters.replays, field))
+    if counters.details is not None:
+        for field in _DETAILS:
+            s[f"{field}-{way}"] = str(getattr(counters.details, field))
+        if way == "in":
+            s["resynchronised-in"] = str(counters.details.resynchronised)
 
 
 def _address(side: str, address: Address) -> dict[str, str]:

@@ -10,10 +10,12 @@ from espkit import ALGORITHMS, A, Algorithm, B, describe, keys, udp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipsecstack.crypto import encr
 from ipsecstack.ipsec.esp import EspTransform
 from ipsecstack.ipsec.esp_batch import OpenErrors, open_batch, open_each, seal_batch, seal_each
 from ipsecstack.ipsec.replay import ReplayWindow
 from ipsecstack.ipsec.sa import Direction
+from ipsecstack.wire.transforms import IntegId
 
 
 def transform(algorithm: Algorithm, esn: bool) -> EspTransform:
@@ -135,3 +137,41 @@ def test_open_is_the_inverse_of_seal(
     packet = sa.seal(payload, next_header, number, random.Random(1).randbytes, tfc)
     assert (len(packet) - 8 - sa.iv_octets - sa.icv_octets) % sa.align == 0
     assert sa.open(packet, number) == (payload + bytes(tfc), next_header)
+
+
+def every_algorithm() -> list[Algorithm]:
+    """Each registered cipher with each of its key lengths; without a tag of its own beside HMAC-SHA-256."""
+    found = []
+    for cipher in encr.registered():
+        integ_id, octets = (IntegId.NONE, 0) if cipher.aead else (IntegId.HMAC_SHA2_256_128, 32)
+        found.append(Algorithm(cipher.id, cipher.key_bits, cipher.keymat_octets, integ_id, octets))
+    return found
+
+
+@pytest.mark.parametrize("algorithm", every_algorithm(), ids=str)
+@pytest.mark.parametrize("esn", [False, True])
+@pytest.mark.parametrize("next_header", [None, 17, 59])
+def test_every_registered_cipher(algorithm: Algorithm, esn: bool, next_header: int | None) -> None:
+    """Both paths, tunnel mode and others, whatever IV and block a cipher has; rare ones have the plain path only."""
+    sa = transform(algorithm, esn)
+    packets = [udp("10.1.0.5", "10.2.0.9", size) for size in range(28, 64)] + [udp("fd01::5", "fd02::9", 90)]
+    if next_header is not None:
+        packets += [b"", b"x"]
+    batch = seal_batch(sa, packets, 1, random.Random(7).randbytes, next_header)
+    start = 8 + sa.iv_octets
+    ivs = iter([bytes(packet[8:start]) for packet in batch])
+    plain = seal_each(sa, packets, 1, lambda octets: next(ivs)[:octets], next_header)
+    assert [bytes(p) for p in batch] == plain
+    assert len({packet[8:start] for packet in plain}) == (len(plain) if sa.iv_octets else 1)
+    results = []
+    for way in (open_each, open_batch):
+        window, errors = ReplayWindow(64, esn), OpenErrors()
+        spoiled = [packet[:-1] + bytes((packet[-1] ^ 1,)) for packet in plain]
+        assert way(sa, window, spoiled, errors) == []
+        assert errors.integrity == len(plain)
+        results.append(way(sa, window, plain, errors))
+        assert window.top == len(plain)
+    assert results[0] == results[1]
+    assert [payload for payload, _ in results[0]] == packets
+    if next_header is not None:
+        assert {found for _, found in results[0]} == {next_header}
