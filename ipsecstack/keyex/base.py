@@ -254,6 +254,7 @@ class IkeSaView:
     children: tuple[ChildSaView, ...]
     generation: int
     remote_cert_expiry: float | None = None  # POSIX seconds, not the monotonic clock
+    local_cert_expiry: float | None = None
 
 
 # --- outputs: carried out in order ------------------------------------------------------------------------------------

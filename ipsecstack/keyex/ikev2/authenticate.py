@@ -15,6 +15,7 @@ from ipsecstack.wire.ikev2 import Auth, Cert, CertEncoding, CertReq, IdI, IdR, M
 from ipsecstack.wire.transforms import AuthMethod
 
 _DEFAULT = AuthConfig()
+_HASH_AND_URL = (CertEncoding.HASH_URL_X509, CertEncoding.HASH_URL_BUNDLE)
 
 
 class AuthFailure(Exception):
@@ -85,6 +86,7 @@ def build(sa: IkeSa, config: ConnectionConfig, own: IdI | IdR) -> tuple[list[Pay
     except AuthError as error:
         raise AuthFailure("AUTHENTICATION_FAILED", str(error)) from None
     sa.local_auth = x509.key_type(key).lower()
+    sa.local_cert_expiry = certificate.certificate.not_valid_after_utc.timestamp()
     sa.log("IKE", 1, f"authentication of '{id_text}' (myself) with {made.algorithm} successful")
     certificates: list[Payload] = []
     if config.send_cert == "always" or (config.send_cert == "ifasked" and initial.certificates_wanted):
@@ -163,6 +165,12 @@ def _trusted_certificate(sa: IkeSa, round_: AuthConfig, message: Message) -> x50
         known += [entry.certificate for entry in credentials.certificates() if not entry.ca]
         candidates = [c for c in known if x509.vouches_for(c, id_.type, id_.data)][:1]
     if not candidates:
+        if any(payload.encoding in _HASH_AND_URL for payload in message.all(Cert)):
+            # Nothing is fetched on the word of a peer that has not authenticated itself; we never say that we would.
+            raise AuthFailure(
+                "AUTHENTICATION_FAILED",
+                f"'{id_.text}' sends its certificate as hash and URL, which is not fetched; it must send it whole",
+            )
         raise AuthFailure("AUTHENTICATION_FAILED", f"no trusted public key found for '{id_.text}'")
     leaf = candidates[0]
     subject = x509.subject_text(leaf)
@@ -213,7 +221,9 @@ def certificate_request(sa: IkeSa, configs: Iterable[ConnectionConfig]) -> list[
 def note_certificate_requests(sa: IkeSa, message: Message) -> None:
     """Remember what the peer's CERTREQ payloads ask for."""
     assert sa.initial is not None
-    requests = [r for r in message.all(CertReq) if r.encoding == CertEncoding.X509_SIGNATURE]
+    # Who asks for hash and URL gets the certificate itself: the hashes in its request are the same (§3.7).
+    encodings = (CertEncoding.X509_SIGNATURE, *_HASH_AND_URL)
+    requests = [r for r in message.all(CertReq) if r.encoding in encodings]
     if not requests:
         return
     sa.initial.certificates_wanted = True

@@ -90,6 +90,7 @@ def _inherit(old: IkeSa, *, initiator: bool, spi_i: bytes, spi_r: bytes, now: fl
     new.local_id, new.remote_id = old.local_id, old.remote_id
     new.local_auth, new.remote_auth = old.local_auth, old.remote_auth
     new.remote_cert_expiry = old.remote_cert_expiry
+    new.local_cert_expiry = old.local_cert_expiry
     new.nat_local, new.nat_remote, new.nat_fake = old.nat_local, old.nat_remote, old.nat_fake
     new.initial = None
     new.established = now

@@ -191,6 +191,7 @@ class IkeSa:
         self.local_auth: str | None = None
         self.remote_auth: str | None = None
         self.remote_cert_expiry: float | None = None
+        self.local_cert_expiry: float | None = None
         self.nat_local = self.nat_remote = self.nat_fake = False
         self.suite: Suite | None = None
         self.prf: Prf | None = None
@@ -334,4 +335,5 @@ class IkeSa:
             children=tuple(child.view() for child in self.children),
             generation=self.generation,
             remote_cert_expiry=self.remote_cert_expiry,
+            local_cert_expiry=self.local_cert_expiry,
         )
