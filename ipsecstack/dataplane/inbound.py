@@ -117,7 +117,7 @@ class InboundProcessing(Processing, ABC):
                 if sa.special:
                     opened = self._restore(sa, opened, datagrams, headers)
                     tos = self._inner_tos(sa, opened, tos)
-                self._deliver(sa, opened, tos & 3, out, now)
+                self._deliver(sa, opened, tos & 3, out, now, self._uncounted(sa, headers))
                 if near:
                     self._expire(sa, lifetime.at_counts(counters.octets, counters.packets))
         if sa.window.top != top:
@@ -231,7 +231,8 @@ class InboundProcessing(Processing, ABC):
         tos = traffic_class(packet)
         one = EspDatagrams(datagrams.local, datagrams.remote, False, [], tos)
         opened = self._restore(sa, [(inner[at:], next_header)], one, (inner[:at], place[1]))
-        self._deliver(sa, opened, self._inner_tos(sa, opened, tos) & 3, out, now)
+        uncounted = self._uncounted(sa, (inner[:at], place[1]))
+        self._deliver(sa, opened, self._inner_tos(sa, opened, tos) & 3, out, now, uncounted)
         self._expire(sa, sa.lifetime.at_counts(counters.octets, counters.packets))
         if window.top != top:
             self._follow_peer(sa, datagrams)
@@ -286,6 +287,15 @@ class InboundProcessing(Processing, ABC):
         return packet
 
     @staticmethod
+    def _uncounted(sa: InboundSa, headers: _Headers | None) -> int:
+        """Octets of each restored packet that the peer's SA did not carry: in transport mode the IP header."""
+        if sa.description.mode is not Mode.TRANSPORT:
+            return 0
+        if headers is not None:
+            return len(headers[0])
+        return 20 if sa.id.destination.version == 4 else 40
+
+    @staticmethod
     def _inner_tos(sa: InboundSa, opened: list[tuple[bytes, int]], tos: int) -> int:
         """What of the outer DSCP and ECN is still to be merged into the inner header; DSCP is put in here."""
         d = sa.description
@@ -301,7 +311,13 @@ class InboundProcessing(Processing, ABC):
     # --- the checks of every inner packet ------------------------------------------------------------------------
 
     def _deliver(
-        self, sa: InboundSa, opened: list[tuple[bytes, int]], outer_ecn: int, out: list[Packet], now: float
+        self,
+        sa: InboundSa,
+        opened: list[tuple[bytes, int]],
+        outer_ecn: int,
+        out: list[Packet],
+        now: float,
+        uncounted: int = 0,
     ) -> None:
         """Check authentic payloads against the SA's selectors and pass them on."""
         counters, flows, octets, passed = sa.counters, sa.flows, 0, 0
@@ -337,7 +353,7 @@ class InboundProcessing(Processing, ABC):
             passed += 1
             out.append(payload)
         if passed:
-            counters.octets += octets
+            counters.octets += octets - passed * uncounted
             counters.packets += passed
             counters.last_used = now
 

@@ -331,12 +331,14 @@ class OutboundProcessing(Processing):
         dont_fragment = not (in_fragments or may_fragment(packet)) and len(packet) <= sa.max_packet
         tos = self._outer_tos(sa, traffic_class(packet) | (_DONT_FRAGMENT if dont_fragment else 0))
         parts: Parts | None = None
+        octets = len(packet)
         payload, next_header = packet, NEXT_HEADER_IPV4 if packet[0] < 0x60 else NEXT_HEADER_IPV6
         if d.mode is Mode.TRANSPORT:
             source, destination = _ends(packet)
             if source != d.source.host.packed or destination != d.destination.host.packed:
                 raise PacketError("transport mode carries packets of its own ends only (RFC 4301 §4.1)")
             parts = take_apart(packet)
+            octets = len(parts.payload)
             if d.encapsulated and not parts.plain:
                 raise PacketError("ESP in UDP has no place for IP options and extension headers")
             payload, next_header = parts.payload, parts.protocol
@@ -356,17 +358,17 @@ class OutboundProcessing(Processing):
             details.compressed += 1
         if d.protocol is SecurityProtocol.AH:
             outer = self._ah_packet(sa, packet, parts, payload, next_header, tos)
-            _put(runs, (sa, tos, None, True), outer, len(packet))
+            _put(runs, (sa, tos, None, True), outer, octets)
             return
         if parts is None and compressed is None:
             target = min(d.tfc if d.tfc > 0 else sa.max_packet, sa.max_packet) if d.tfc else 0
             if len(payload) < target:
                 details.padded += 1
                 payload = bytes(payload) + bytes(target - len(payload))
-            _put(runs, (sa, tos, None, False), payload, len(packet))
+            _put(runs, (sa, tos, None, False), payload, octets)
             return
         plain = parts is None or parts.plain
-        run = _put(runs, (sa, tos, next_header, not plain), payload, len(packet))
+        run = _put(runs, (sa, tos, next_header, not plain), payload, octets)
         run.next_header = next_header
         if not plain:
             assert parts is not None

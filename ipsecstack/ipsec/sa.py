@@ -164,7 +164,8 @@ class PacketDetails:
 
 @dataclass(slots=True)
 class SaCounters:
-    """Counts of one SA since its installation. ``octets`` are inner (user) octets, as VICI's bytes-in and bytes-out.
+    """Counts of one SA since its installation. ``octets`` are inner (user) octets, as VICI's bytes-in and bytes-out: of
+    whole inner packets in tunnel mode, of what is behind the IP header in transport mode, as the kernel counts them.
 
     ``last_used`` is the time of the last packet that passed, None before the first. ``replays`` splits
     ``replay_errors`` by kind; None for an outbound SA, and where the data plane does not tell the kinds apart.
