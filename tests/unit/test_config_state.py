@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
 )
+from lab.revocation import RevokingCa
 from vici_support.certs import certificate
 from vici_support.fake import FakeEndpoint
 
@@ -102,8 +105,10 @@ def test_strange_files_are_warned_of_and_broken_ones_refused(folder: Path) -> No
     (folder / "x509" / ".keep").write_text("")
     (folder / "x509crl").mkdir()
     (folder / "x509crl" / "a.crl").write_text("x")
+    (folder / "x509ocsp").mkdir()
+    (folder / "x509ocsp" / "o.pem").write_text("x")
     warnings = load_file(folder / "swanctl.conf").warnings
-    for name in ("ca.srl", "README", "x509crl"):
+    for name in ("ca.srl", "README", "a.crl", "x509ocsp"):
         assert any(name in w for w in warnings), name
     assert not any(".keep" in w for w in warnings)
     (folder / "x509" / "b.pem").write_text("-----BEGIN CERTIFICATE-----\nbroken\n-----END CERTIFICATE-----\n")
@@ -185,6 +190,36 @@ def test_apply_changes_only_what_changed(folder: Path) -> None:
     assert store.key_ids() == []
     assert [c.subject for c in store.certificates()] == ["CN=lab CA"]
     assert store.authorities() == {}
+
+
+def test_revocation_lists_and_where_more_are(folder: Path) -> None:
+    """Lists of the folder come and go with their files, newer ones take the older ones' place; a broken one is told."""
+    ca = RevokingCa("lab CA", time.time())
+    lists = folder / "x509crl"
+    lists.mkdir()
+    (lists / "lab.crl").write_bytes(ca.crl(number=1))
+    uris = "cacert = ca.pem\n crl_uris = http://c/a.crl, http://c/b.crl\n ocsp_uris = http://o/\n"
+    (folder / "swanctl.conf").write_text(CONF.replace("cacert = ca.pem }", uris + "}"))
+    daemon, _, store = applier(folder)
+    daemon.reload(0)
+    assert [crl.number for crl in store.revocations.lists()] == [1]
+    authority = store.authorities()["lab"]
+    assert (authority.crl_uris, authority.ocsp_uris) == (("http://c/a.crl", "http://c/b.crl"), ("http://o/",))
+    (lists / "lab.crl").write_bytes(ca.crl(number=2, begins=-1))
+    daemon.reload(1)
+    assert [crl.number for crl in store.revocations.lists()] == [2]
+    (lists / "delta.crl").write_bytes(ca.crl(number=3, extra=x509.DeltaCRLIndicator(2)))
+    with pytest.raises(ConfigError, match=r"delta\.crl: delta certificate revocation lists are not handled"):
+        daemon.reload(2)
+    assert [crl.number for crl in store.revocations.lists()] == [2]
+    for path in lists.iterdir():
+        path.unlink()
+    daemon.reload(3)
+    assert store.revocations.lists() == []
+    text = (folder / "swanctl.conf").read_text()
+    (folder / "swanctl.conf").write_text(text.replace("http://o/", "ldap://o/"))
+    with pytest.raises(ConfigError, match=r"ocsp_uris: 'ldap://o/' is no address that is fetched"):
+        daemon.reload(4)
 
 
 def test_what_vici_loaded_survives_a_reload(folder: Path) -> None:

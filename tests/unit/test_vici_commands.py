@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from lab.revocation import RevokingCa
 from vici.protocol import Message, Packet
 from vici_support.certs import certificate
 from vici_support.client import Client
@@ -362,6 +365,11 @@ def test_keys_and_certificates(client: Client) -> None:
     assert client.request("get-keys") == {"keys": [reply["id"]]}
     listed, _ = client.stream("list-certs", "list-cert")
     missing(listed[0], RECORDED["list-certs"])
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    end = begin + timedelta(days=3650)
+    for entry in listed:
+        assert entry["not-before"] == str(int(begin.timestamp()))
+        assert entry["not-after"] == str(int(end.timestamp()))
     assert [(m["type"], m["flag"], "has_privkey" in m) for m in listed] == [
         ("X509", "NONE", True),
         ("X509", "CA", False),
@@ -417,17 +425,65 @@ def test_encrypted_keys(client: Client) -> None:
         assert client.request("load-key", bad)["success"] == "no"
 
 
+def test_revocation_lists(client: Client, gateway: Gateway) -> None:
+    """Loaded as swanctl loads them, listed as certificates are; flush-certs only forgets what was fetched."""
+    ca = RevokingCa("lab CA", time.time())
+    data = ca.crl()
+    assert client.request("load-cert", {"type": "X509_CRL", "flag": "NONE", "data": data}) == {
+        "success": "yes"
+    }
+    for question in ({}, {"type": "X509_CRL"}, {"type": "x509crl"}, {"subject": "C=CH, CN=lab CA"}):
+        ((listed,), _) = client.stream("list-certs", "list-cert", question)
+        assert (listed["type"], listed["flag"]) == ("X509_CRL", "NONE")
+        assert listed["data"] == data.decode("utf-8", "replace")
+    assert client.stream("list-certs", "list-cert", {"type": "X509"})[0] == []
+    assert client.request("flush-certs", {"type": "X509_CRL"}) == {"success": "yes"}
+    assert len(gateway.credentials.revocations.lists()) == 1
+    client.request("clear-creds")
+    assert gateway.credentials.revocations.lists() == []
+
+
+def test_every_algorithm_is_listed_under_strongswans_names(client: Client) -> None:
+    listed = client.request("get-algorithms")
+    for section, names in (
+        (
+            "encryption",
+            "DES_CBC 3DES_CBC CAST_CBC BLOWFISH_CBC IDEA_CBC NULL AES_CBC AES_CTR CAMELLIA_CBC CAMELLIA_CTR",
+        ),
+        ("aead", "AES_CCM_8 AES_CCM_12 AES_CCM_16 AES_GCM_8 AES_GCM_12 AES_GCM_16 NULL_AES_GMAC"),
+        ("aead", "CAMELLIA_CCM_8 CAMELLIA_CCM_12 CAMELLIA_CCM_16 CHACHA20_POLY1305"),
+        ("integrity", "HMAC_MD5_96 HMAC_MD5_128 HMAC_SHA1_96 HMAC_SHA1_160 AES_XCBC_96 AES_CMAC_96 KPDK_MD5"),
+        ("integrity", "HMAC_SHA2_256_128 HMAC_SHA2_384_192 HMAC_SHA2_512_256 HMAC_RIPEMD_160_96"),
+        ("integrity", "AES_128_GMAC AES_192_GMAC AES_256_GMAC"),
+        ("prf", "PRF_HMAC_MD5 PRF_HMAC_SHA1 PRF_HMAC_SHA2_256 PRF_HMAC_SHA2_384 PRF_HMAC_SHA2_512"),
+        ("prf", "PRF_AES128_XCBC PRF_AES128_CMAC"),
+        ("dh", "MODP_768 MODP_1024 MODP_1536 MODP_2048 MODP_3072 MODP_4096 MODP_6144 MODP_8192"),
+        ("dh", "MODP_1024_160 MODP_2048_224 MODP_2048_256 ECP_192 ECP_224 ECP_256 ECP_384 ECP_521"),
+        ("dh", "ECP_224_BP ECP_256_BP ECP_384_BP ECP_512_BP CURVE_25519 CURVE_448"),
+        ("dh", "ML_KEM_512 ML_KEM_768 ML_KEM_1024"),
+    ):
+        assert set(names.split()) <= set(listed[section]), section
+
+
 def test_authorities(client: Client) -> None:
     ca, _ = certificate("lab CA", ca=True)
     assert client.request("load-authority", {"lab": {"cacert": ca}}) == {"success": "yes"}
     assert client.request("get-authorities") == {"authorities": ["lab"]}
     ((listed,), _) = client.stream("list-authorities", "list-authority")
-    assert listed["lab"]["cacert"] == "CN=lab CA"
+    assert listed["lab"] == {"cacert": "CN=lab CA", "crl_uris": [], "ocsp_uris": []}
+    more = {"cacert": ca, "crl_uris": ["http://c/"], "ocsp_uris": ["http://o/", "http://p/"]}
+    assert client.request("load-authority", {"lab": more}) == {"success": "yes"}
+    ((listed,), _) = client.stream("list-authorities", "list-authority")
+    assert (listed["lab"]["crl_uris"], listed["lab"]["ocsp_uris"]) == (
+        ["http://c/"],
+        ["http://o/", "http://p/"],
+    )
     assert client.stream("list-authorities", "list-authority", {"name": "x"})[0] == []
     assert client.request("unload-authority", {"name": "lab"}) == {"success": "yes"}
     for bad in (
         {"lab": {}},
         {"lab": {"cacert": b"junk"}},
+        {"lab": {"cacert": ca, "ocsp_uris": ["https://o/"]}},
         {"lab": {"cacert": certificate("x", ca=False)[0]}},
         {},
     ):
