@@ -28,7 +28,14 @@ CLOCK_SKEW = 300
 DEFAULT_LIFE = 3600
 MAX_URIS = 4
 
-_PARSE_ERRORS = (ValueError, TypeError, KeyError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_PARSE_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _SCOPE = x509.IssuingDistributionPoint
 
 
@@ -116,8 +123,8 @@ def verify_crl(crl: Crl, issuer: Certificate) -> None:
         usage = None
     if usage is not None and not usage.crl_sign:
         raise CertificateError(f'key usage of CA "{name}" does not permit signing revocation lists')
-    _refuse_weak(crl.parsed.signature_hash_algorithm, f'revocation list of CA "{name}"')
     try:
+        _refuse_weak(crl.parsed.signature_hash_algorithm, f'revocation list of CA "{name}"')
         valid = crl.parsed.is_signature_valid(public_key(issuer))
     except (ValueError, TypeError, UnsupportedAlgorithm):
         valid = False
@@ -137,7 +144,10 @@ def crl_answer(crl: Crl, certificate: Certificate, now: float) -> Answer | None:
         ca = _is_ca(certificate)
         if (scope.only_contains_user_certs and ca) or (scope.only_contains_ca_certs and not ca):
             return None
-    entry = crl.parsed.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    try:
+        entry = crl.parsed.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    except _PARSE_ERRORS:
+        return None  # its CA has signed nonsense: it says nothing
     if entry is None:
         return Answer(None, crl.until)
     try:

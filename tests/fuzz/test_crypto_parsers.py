@@ -10,8 +10,10 @@ import pytest
 from cryptography import x509 as cx509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+from lab.revocation import RevokingCa
 
-from ipsecstack.crypto import algorithm_identifier, auth, ke, x509
+from ipsecstack.crypto import algorithm_identifier, auth, ke, revocation, x509
 from ipsecstack.crypto.dn import dn_text, name_from_der, parse_dn
 from ipsecstack.crypto.errors import AuthError, CertificateError, KeError
 from ipsecstack.wire.transforms import HashAlgId
@@ -135,3 +137,120 @@ def test_public_values(name: str) -> None:
     peer = group.generate(lambda count: bytes(range(2, count + 2)))
     refused = _always(own.shared, peer.public, KeError)
     assert refused > (2000 if name == "CURVE_25519" else 9000)
+
+
+def test_key_encapsulation() -> None:
+    """Changed encapsulation keys are answered or refused, changed ciphertexts give a secret that nobody has."""
+    for name in ("ML_KEM_512", "ML_KEM_768", "ML_KEM_1024"):
+        group = next(group for group in ke.registered() if group.name == name)
+        own = group.generate(lambda count: bytes(range(1, count + 1)))
+        ciphertext, shared = group.respond(own.public, lambda count: bytes(range(2, count + 2)))
+        refused = answered = 0
+        for data in mutations(own.public, 300):
+            try:
+                group.respond(data, lambda count: bytes(count))
+                answered += 1
+            except KeError:
+                refused += 1
+        for data in mutations(ciphertext, 300):
+            try:
+                assert own.shared(data) != shared or data == ciphertext
+            except KeError:
+                refused += 1
+        assert refused > 300
+        assert answered > 20
+
+
+def test_elements_of_groups() -> None:
+    for name, rounds in (
+        ("CURVE_448", 2000),
+        ("ECP_224_BP", 1000),
+        ("MODP_2048", 500),
+        ("MODP_2048_256", 300),
+    ):
+        group = next(group for group in ke.registered() if group.name == name)
+        own = group.generate(lambda count: bytes(range(1, count + 1)))
+        peer = group.generate(lambda count: bytes(range(2, count + 2)))
+        refused = 0
+        for data in mutations(peer.public, rounds):
+            try:
+                own.shared(data)
+            except KeError:
+                refused += 1
+        assert refused > rounds // 4
+
+
+def test_revocation_lists() -> None:
+    """What still verifies has the same content."""
+    ca = RevokingCa("lab CA", NOW)
+    certificate = ca.issue("moon.lab")[0]
+    ca.revoke(certificate)
+    original = revocation.load_crl(ca.crl())
+    verified = refused = 0
+    for data in mutations(original.der):
+        try:
+            crl = revocation.load_crl(data)
+            revocation.verify_crl(crl, ca.certificate)
+        except CertificateError:
+            refused += 1
+            continue
+        verified += 1
+        assert crl.parsed.tbs_certlist_bytes == original.parsed.tbs_certlist_bytes
+        said = revocation.crl_answer(crl, certificate, NOW)
+        assert said is not None
+        assert said.revoked == "unspecified"
+    assert refused > 9000
+    assert verified < 1000
+
+
+def test_ocsp_responses() -> None:
+    ca = RevokingCa("lab CA", NOW)
+    certificate = ca.issue("moon.lab")[0]
+    ca.revoke(certificate)
+    for data in (
+        ca.ocsp(certificate),
+        ca.ocsp(certificate, signer=ca.issue("responder", responder=True), by_key=True),
+    ):
+        refused = 0
+        for changed in mutations(data, ROUNDS // 2):
+            try:
+                said = revocation.read_ocsp(changed, certificate, ca.certificate, NOW)
+            except CertificateError:
+                refused += 1
+                continue
+            assert said is not None
+            assert said.revoked == "unspecified"
+        assert refused > 4000
+
+
+def test_certificates_with_constraints() -> None:
+    """A constrained authority whose octets were changed never widens what it permits."""
+    ca = RevokingCa("lab CA", NOW)
+    permitted = cx509.NameConstraints([cx509.DNSName("lab.example")], [cx509.RFC822Name("x.example")])
+    outside = ca.issue("moon.elsewhere")[0]
+    builder = (
+        cx509.CertificateBuilder()
+        .subject_name(ca.name)
+        .issuer_name(ca.name)
+        .public_key(ca.key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2024, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2025, 1, 1, tzinfo=UTC))
+        .add_extension(cx509.BasicConstraints(True, None), True)
+        .add_extension(permitted, True)
+    )
+    anchor = x509.to_der(builder.sign(ca.key, hashes.SHA256()))
+    assert isinstance(outside, cx509.Certificate)
+    refused = 0
+    for data in mutations(anchor, 3000):
+        try:
+            changed = x509.load_certificate(data)
+            x509.validate(outside, [], [changed], NOW)
+        except CertificateError:
+            refused += 1
+            continue
+        # Nobody checks the signature of a trust anchor: it may have lost the extension, but not by accident of parsing.
+        assert b"lab.example" not in changed.public_bytes(Encoding.DER) or permitted not in [
+            e.value for e in changed.extensions
+        ]
+    assert refused > 2000
