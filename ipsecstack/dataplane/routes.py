@@ -19,6 +19,7 @@ TABLE+1 next, whose unreachable routes stay when the device is gone or down.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ MAIN_TABLE, MAIN_PRIORITY = 254, 32766
 _EEXIST, _ENOENT, _ESRCH, _ENETDOWN = 17, 2, 3, 100
 _GOTO, _LOOKUP = 2, 1
 _UNREACHABLE = 7  # RTN_UNREACHABLE
+_ADDRESSES_LAST = 1.0  # seconds
 
 
 def networks(selectors: Iterable[TrafficSelector]) -> Iterator[Network]:
@@ -148,6 +150,8 @@ class RouteTable:
         self._rules: dict[Rule, None] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._ipr: Any = None
+        self._listed: list[IPAddress] = []  # this host's addresses, and when they were listed
+        self._listed_at = 0.0
         self._index = 0
         self._closed = False
         try:
@@ -272,7 +276,7 @@ class RouteTable:
 
         ``again`` trusts no memory of what is installed.
         """
-        addresses = self._addresses()
+        addresses = self._addresses(fresh=again)
         gone: list[Network] = []
         for network in dict.fromkeys(changed):
             users = self._users.get(network)
@@ -318,14 +322,23 @@ class RouteTable:
             if network in self._routes:
                 self._route("del", network, self._routes.pop(network))
 
-    def _addresses(self) -> list[IPAddress]:
-        """This host's unicast addresses, those of wide scope first."""
+    def _addresses(self, fresh: bool = False) -> list[IPAddress]:
+        """This host's unicast addresses, those of wide scope first.
+
+        Listing them takes longer than all the rest of a policy, so they are remembered for a moment; whoever watches
+        addresses calls ``refresh`` when one comes or goes.
+        """
+        now = time.monotonic()
+        if not fresh and self._listed and now - self._listed_at < _ADDRESSES_LAST:
+            return self._listed
         found = []
         for message in self._ipr.get_addr():
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             if text and message["scope"] < 253:
                 found.append((message["scope"], ip_address(text)))
-        return [address for _, address in sorted(found, key=lambda item: item[0])]
+        self._listed = [address for _, address in sorted(found, key=lambda item: item[0])]
+        self._listed_at = time.monotonic()
+        return self._listed
 
     def _route(self, command: str, network: Network, hint: IPAddress | None) -> bool:
         """False when the kernel takes no routes because the device is down, or has none to delete."""
