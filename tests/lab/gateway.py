@@ -18,6 +18,7 @@ import vici
 
 from lab.netns import Namespace
 from lab.process import Process, wait_until
+from lab.tools import find_tool
 
 
 def text_of(value: Any) -> Any:
@@ -138,7 +139,7 @@ class Gateway:
         return {"STRONGSWAN_CONF": str(settings), "SWANCTL_DIR": str(self.folder)}
 
     def swanctl_argv(self, *arguments: str) -> list[str]:
-        return ["swanctl", *arguments, "--uri", f"unix://{self.socket_path}"]
+        return [find_tool("swanctl") or "swanctl", *arguments, "--uri", f"unix://{self.socket_path}"]
 
     def swanctl_run(self, *arguments: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
         """Stock swanctl on this gateway's socket; its exit status and output as they are."""

@@ -39,12 +39,16 @@ PACKAGE_OF = {
     "swanctl": "strongswan-swanctl",
     "tshark": "tshark",
 }
+# Another strongSwan than Debian's, from below this prefix.
+STRONGSWAN = os.environ.get("LAB_STRONGSWAN", "").rstrip("/")
 # Tools that are not on the PATH.
-PLACE_OF = {"charon": "/usr/lib/ipsec/charon"}
+PLACE_OF = {"charon": f"{STRONGSWAN}/libexec/ipsec/charon" if STRONGSWAN else "/usr/lib/ipsec/charon"}
 
 
 def find_tool(name: str) -> str | None:
     """The path of tool `name`, or None."""
+    if name == "swanctl" and STRONGSWAN:
+        return shutil.which(name, path=f"{STRONGSWAN}/sbin")
     place = PLACE_OF.get(name)
     if place is not None:
         return place if os.access(place, os.X_OK) else None

@@ -359,19 +359,26 @@ class Lane:
         assert self.b.child(child).packets[0] - before == forth.sent
         return forth
 
-    def alone(self, timeout: float = 8.0) -> None:
-        """Until both ends list one IKE_SA and one child, mirrored, and the peer's kernel has two SAs and no more."""
+    def alone(self, timeout: float = 8.0, deleted: bool = False) -> None:
+        """Until both ends list one IKE_SA and one child, mirrored, and the peer's kernel has two SAs and no more.
+
+        `deleted`: do not wait for those that are deleted and kept a moment for late packets.
+        """
 
         def settled() -> bool:
             found = [gateway.ike_sas() for gateway in self.gateways]
             if any(len(sas) != 1 or sas[0].state != "ESTABLISHED" for sas in found):
                 return False
-            if any(len(sas[0].children) != 1 or sas[0].children[0].state != "INSTALLED" for sas in found):
+            children = [
+                [child for child in sas[0].children if not (deleted and child.state == "DELETED")]
+                for sas in found
+            ]
+            if any(len(those) != 1 or those[0].state != "INSTALLED" for those in children):
                 return False
             (a,), (b,) = found
-            if a.spis != b.spis or a.children[0].spis != b.children[0].spis[::-1]:
+            if a.spis != b.spis or children[0][0].spis != children[1][0].spis[::-1]:
                 return False
-            return self.peer_kind != "kernel" or self.kernel_count() == 2
+            return deleted or self.peer_kind != "kernel" or self.kernel_count() == 2
 
         def say() -> str:
             return "; ".join(

@@ -223,7 +223,7 @@ def settle(lane: Lane, old: tuple[tuple[str, str], tuple[str, str]], number: int
             wait_until(changed, 8 * lane.patience, "something is rekeyed")
         else:
             time.sleep(4 * LATENCY)
-        lane.alone(12)
+        lane.alone(12, deleted=True)
     except AssertionError as error:
         raise AssertionError(f"round {number + 1}: {error}") from None
 
@@ -231,7 +231,7 @@ def settle(lane: Lane, old: tuple[tuple[str, str], tuple[str, str]], number: int
 def finish(lane: Lane, row: Row, stack: contextlib.ExitStack, flows: Flows | None) -> Seen:
     """Nothing is left over after a while either, and data flows."""
     time.sleep(0.5)
-    lane.alone()
+    lane.alone(12)
     lane.mirrored()
     stack.close()
     if flows is not None:

@@ -12,8 +12,8 @@ from interop.matrix.rekeying import (
 )
 
 ROUNDS = 100
-# strongSwan lists a child that is deleted until the delay is over: five seconds otherwise.
-DELAY = Ground(net="delay", settings=(("delete_rekeyed_delay", "0"),))
+# strongSwan keeps a child that is deleted until the delay is over: five seconds otherwise.
+DELAY = Ground(net="delay", settings=(("delete_rekeyed_delay", "1"),))
 DELAY_LONG = Ground(net="delay")
 QUICK_CHILD = {"rekey_time": "2s", "rand_time": "0s", "life_time": "60s"}
 QUICK_IKE = {"rekey_time": "2s", "rand_time": "0s", "over_time": "60s"}
