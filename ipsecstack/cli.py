@@ -77,7 +77,15 @@ def _settings(arguments: argparse.Namespace, options: dict[str, Any]) -> Setting
 
     given: dict[str, Any] = {
         key: options[key]
-        for key in ("group", "dataplane", "kernel_policies", "device", "mtu", "nat_keepalive")
+        for key in (
+            "group",
+            "dataplane",
+            "kernel_policies",
+            "install_routes",
+            "device",
+            "mtu",
+            "nat_keepalive",
+        )
         if key in options
     }
     for key in ("socket", "pid_file"):

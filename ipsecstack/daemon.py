@@ -61,6 +61,8 @@ class Settings:
     dataplane: str = "tun"
     kernel_policies: bool = True
     """With the TUN plane: policies in the kernel for what never enters the device."""
+    install_routes: bool = True
+    """With the kernel's plane: routes that give this host's packets a source inside the local selectors."""
     device: str = "ipsec0"
     mtu: int = 1400
     pid_file: Path | None = None
@@ -265,7 +267,7 @@ class Daemon:
             from ipsecstack.dataplane.xfrm.plane import XfrmDataPlane
 
             loop = asyncio.get_running_loop()
-            return XfrmDataPlane(settings.options.port, loop.time)
+            return XfrmDataPlane(settings.options.port, settings.install_routes, loop.time)
         from ipsecstack.dataplane.tun import TunDataPlane
 
         return TunDataPlane(

@@ -35,6 +35,7 @@ SETTINGS: dict[str, Callable[[str], Option]] = {
     "log_level": _whole(-1, 4),
     "dataplane": _word("tun", "xfrm", "memory"),
     "kernel_policies": parse_bool,
+    "install_routes": parse_bool,
     "device": str,
     "mtu": _whole(576, 65535),
     "pid_file": str,

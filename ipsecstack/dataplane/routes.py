@@ -209,7 +209,7 @@ class RouteTable:
                 priority = rule.get_attr("FRA_PRIORITY") or 0
                 ours = rule.get_attr("FRA_PROTOCOL") == PROTOCOL
                 if ours and self._table <= priority <= self._table + 4:
-                    self._ipr.rule("del", **_as_found(rule))
+                    self._ipr.rule("del", **as_found(rule))
 
     def add(self, entry: SpdEntry) -> None:
         """Route for one more policy, and what the guard has for it; on an error everything is as before."""
@@ -413,7 +413,7 @@ def _tolerate(work: Callable[[], object], code: int) -> bool:
     return True
 
 
-def _as_found(rule: Any) -> dict[str, Any]:
+def as_found(rule: Any) -> dict[str, Any]:
     """The arguments that delete a rule as the kernel listed it."""
     out: dict[str, Any] = {"family": rule["family"], "action": rule["action"]}
     for name in ("PRIORITY", "TABLE", "FWMARK", "FWMASK", "GOTO", "IIFNAME", "PROTOCOL"):

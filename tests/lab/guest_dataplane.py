@@ -40,7 +40,9 @@ class KernelWorld:
 
     def __init__(self, left: Namespace, right: Namespace) -> None:
         self.left, self.right = left, right
-        self.a, self.b = left.inside(XfrmDataPlane), right.inside(XfrmDataPlane)
+        self.a, self.b = (
+            place.inside(lambda: XfrmDataPlane(install_routes=False)) for place in (left, right)
+        )
         self.second_b = Address(ip_address("192.0.2.9"), 4500)
         self._sink = right.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sink.bind((HOSTS[1], PORT))
@@ -268,7 +270,7 @@ def a_crash_leaves_what_the_next_one_removes(world: KernelWorld) -> None:
     world.a._undo.close()
     world.a._closed = True
     assert "10.1.0.0/24" in world.left.run("ip", "xfrm", "policy")
-    world.a = world.left.inside(XfrmDataPlane)
+    world.a = world.left.inside(lambda: XfrmDataPlane(install_routes=False))
     listed = world.left.run("ip", "xfrm", "policy")
     assert "10.77.0.0/24" in listed
     assert "10.1.0.0/24" not in listed

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from espkit import A, B, describe, ts
@@ -22,6 +23,7 @@ from lab.process import wait_until
 from ipsecstack.dataplane.base import Acquired, DataPlaneError
 from ipsecstack.dataplane.xfrm.netlink import Kernel, KernelError
 from ipsecstack.dataplane.xfrm.plane import XfrmDataPlane
+from ipsecstack.dataplane.xfrm.routes import MARK, SourceRoutes
 from ipsecstack.ipsec.sa import Direction, Mode, SecurityProtocol
 from ipsecstack.ipsec.spd import Action, SpdEntry
 from ipsecstack.wire.transforms import EncrId, IntegId
@@ -276,3 +278,35 @@ def test_lists_are_read_to_their_end(place: Namespace, plane: XfrmDataPlane) -> 
     plane.close()
     assert time.monotonic() - began < 3
     assert listed(place) == []
+
+
+def test_routes_give_this_hosts_packets_their_source(place: Namespace) -> None:
+    with namespaces("peer") as (peer,):
+        link(place, peer)
+        place.add_address("192.0.2.1/24", "2001:db8::1/64", device="wan")
+        place.add_address("10.1.0.1/24", "fd01::1/64")
+        place.ip("route add default via 192.0.2.2")
+        entry = replace(
+            PROTECT, local_ts=ts("10.1.0.0/24", "fd01::/64"), remote_ts=ts("0.0.0.0/0", "fd02::/64")
+        )
+        before = [place.run("ip", version, "rule") for version in ("-4", "-6")]
+        routes = place.inside(SourceRoutes)
+        routes.set([entry, replace(entry, name="c/l")], ip_address("198.51.100.7"))
+
+        def source(*target: str) -> str:
+            return re.findall(r"src (\S+)", place.run("ip", "route", "get", *target))[0]
+
+        assert source("8.8.8.8") == "10.1.0.1"
+        assert source("fd02::7") == "fd01::1"
+        assert source("192.0.2.77") == "192.0.2.1"  # nearby, as before
+        assert source("8.8.8.8", "mark", str(MARK)) == "192.0.2.1"  # IKE
+        routes.set([entry], None)
+        assert source("8.8.8.8") == "10.1.0.1"
+        # A process that died leaves them; the next one begins anew.
+        second = place.inside(SourceRoutes)
+        assert source("8.8.8.8") == "192.0.2.1"
+        second.close()
+        second.close()
+        routes.close()
+        assert [place.run("ip", version, "rule") for version in ("-4", "-6")] == before
+        assert "proto 150" not in place.run("ip", "route", "show", "table", "all")

@@ -64,11 +64,12 @@ from ipsecstack.dataplane.xfrm.policies import (
     PolicyBook,
     remove_stale,
 )
+from ipsecstack.dataplane.xfrm.routes import MARK, SourceRoutes
 from ipsecstack.dataplane.xfrm.shapes import Shapes, ways_of
 from ipsecstack.dataplane.xfrm.sockets import InstanceLock, KernelCounts, bypass
 from ipsecstack.dataplane.xfrm.states import Installed, far_ahead, kind_of_limit, moved, states_of
 from ipsecstack.dataplane.xfrm.structures import ANY4, Faults, Selector, StateId, StateInfo
-from ipsecstack.ipsec.sa import Address, Direction, SaCounters, SaDescription, SaId
+from ipsecstack.ipsec.sa import Address, Direction, Mode, SaCounters, SaDescription, SaId
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.wire.ip import Flow
 
@@ -96,7 +97,8 @@ _SPI_TRIES = 64
 class XfrmDataPlane:
     """SAs and policies in the kernel of the network namespace in which this was made.
 
-    ``instance`` tells several of them in one namespace apart (the daemon gives its IKE port). Raises DataPlaneError
+    ``instance`` tells several of them in one namespace apart (the daemon gives its IKE port). ``install_routes``: see
+    ``routes``. Raises DataPlaneError
     when the kernel has no such interface, does not let us, or another process is at work for the same instance.
     """
 
@@ -106,6 +108,7 @@ class XfrmDataPlane:
     def __init__(
         self,
         instance: int = 500,
+        install_routes: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -123,6 +126,11 @@ class XfrmDataPlane:
             self._counts = KernelCounts()
             self._undo.callback(self._counts.close)
             self._remove_stale()
+            self._routes: SourceRoutes | None = None
+            if install_routes:
+                self._routes = SourceRoutes()
+                self.socket_mark = MARK
+                self._undo.callback(self._routes.close)
         except BaseException:
             self._undo.close()
             raise
@@ -183,9 +191,18 @@ class XfrmDataPlane:
         try:
             if self._shapes.add(sa):
                 self._book.refresh(sa.reqid)
+            self._follow(sa.reqid)
         except DataPlaneError:
             self.remove(name)
             raise
+
+    def _follow(self, reqid: int, entries: Sequence[SpdEntry] | None = None) -> None:
+        """Routes go to the peer of the newest outbound SA, while there is one."""
+        if self._routes is None:
+            return
+        sa = self._shapes.newest(reqid, Direction.OUT)
+        peer = sa.destination.host if sa is not None and sa.mode is Mode.TUNNEL else None
+        self._routes.set(self._book.of_reqid(reqid) if entries is None else entries, peer)
 
     def _add(self, states: Sequence[State]) -> None:
         """All of them, or none. An SA of ours that is in the way is a leftover, and makes room."""
@@ -237,6 +254,7 @@ class XfrmDataPlane:
         self._shapes.remove(old)
         self._shapes.add(new)
         self._book.refresh(new.reqid)
+        self._follow(new.reqid)
         return new.id
 
     def _move(self, entry: Installed, states: list[State]) -> None:
@@ -300,6 +318,7 @@ class XfrmDataPlane:
         self._touched.discard(sa)
         if self._shapes.remove(entry.description):
             self._book.refresh(entry.description.reqid)
+            self._follow(entry.description.reqid)
         return entry.counters
 
     def query(self, sa: SaId) -> SaCounters | None:
@@ -358,11 +377,15 @@ class XfrmDataPlane:
         except DataPlaneError:
             self._forget_neighbors()
             raise
+        if entry.reqid:
+            self._follow(entry.reqid)
 
     def remove_policy(self, entry: SpdEntry) -> None:
         self._book.remove(entry)
         if entry not in self._book:
             self._forget_neighbors()
+            if self._routes is not None:
+                self._routes.set([entry], None)
 
     def _forget_neighbors(self) -> None:
         if NEIGHBOR_DISCOVERY in self._book and not any(map(_of_ipv6, self.policies())):
@@ -485,7 +508,8 @@ class XfrmDataPlane:
                 log.error("%s", error)
 
     def addresses_changed(self) -> None:
-        """The kernel follows its addresses itself."""
+        if self._routes is not None:
+            self._routes.refresh()
 
     def repair(self) -> None:
         self._book.repair()

@@ -47,6 +47,10 @@ class Shapes:
             self._sas.pop(key, None)
         return newest and (not known or _shape(known[-1]) != _shape(sa))
 
+    def newest(self, reqid: int, direction: Direction) -> SaDescription | None:
+        known = self._sas.get((reqid, direction))
+        return known[-1] if known else None
+
     def render(self, entry: SpdEntry, place: Place) -> Policy:
         if entry.action is Action.BYPASS:
             return make_policy(entry, place, Verdict.ALLOW)
@@ -56,8 +60,7 @@ class Shapes:
 
     def _templates(self, entry: SpdEntry, place: Place) -> tuple[Template, ...]:
         out = place.way is Way.OUT
-        known = self._sas.get((entry.reqid, Direction.OUT if out else Direction.IN))
-        sa = known[-1] if known else None
+        sa = self.newest(entry.reqid, Direction.OUT if out else Direction.IN)
         protocol = PROTOCOLS[sa.protocol if sa else entry.protocol]
         mode = MODES[sa.mode if sa else entry.mode]
         family = family_of(place.selector.source.version)
