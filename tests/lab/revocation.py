@@ -50,6 +50,14 @@ class RevokingCa:
         )
         self.revoked: dict[int, tuple[datetime, x509.ReasonFlags | None]] = {}
 
+    @classmethod
+    def of(cls, key: Key, certificate: x509.Certificate, now: float) -> RevokingCa:
+        """A CA that is there already, to revoke what it has issued."""
+        made = cls.__new__(cls)
+        made.now = datetime.fromtimestamp(now, UTC).replace(microsecond=0)
+        made.key, made.certificate, made.name, made.revoked = key, certificate, certificate.subject, {}
+        return made
+
     def _builder(self, subject: x509.Name, key: Key, days: float) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
