@@ -205,6 +205,7 @@ def _describe(sa: IkeSa, child: ChildSa, direction: Direction, encr: bytes, inte
         local_ts=child.local_ts,
         remote_ts=child.remote_ts,
         reqid=child.reqid,
+        sha256_96=child.config.sha256_96,
     )
 
 
