@@ -45,6 +45,7 @@ INTEGRITY: dict[str, tuple[int, int, int]] = {
     "HMAC_SHA2_256": (5, 5, 256),
     "HMAC_SHA2_384": (6, 6, 384),
     "HMAC_SHA2_512": (7, 7, 512),
+    "HMAC_RIPEMD_160": (8, 8, 160),
     "AES_XCBC": (9, 9, 128),
     "AES_128_GMAC": (11, 11, 128),
     "AES_192_GMAC": (12, 12, 192),
