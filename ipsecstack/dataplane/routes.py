@@ -144,10 +144,14 @@ class RouteTable:
         self._entries: dict[SpdEntry, None] = {}
         self._guarded: dict[SpdEntry, None] = {}  # all entries, those without a route too
         self._users: dict[Network, dict[SpdEntry, None]] = {}  # who wants a route
-        self._hints: dict[Network, IPAddress | None] = {}  # and with which source
+        self._hints: dict[Network, IPAddress] = {}  # and with which source, where there is one
         self._local: Counter[Network] = Counter()  # local prefixes, by number of policies
         self._routes: dict[Network, IPAddress | None] = {}  # installed
         self._rules: dict[Rule, None] = {}
+        # What the rules follow from: how often the local prefixes changed, and how many hints each version has.
+        self._local_changes = 0
+        self._hinted: Counter[int] = Counter()
+        self._rules_are_for: tuple[object, ...] = ()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._ipr: Any = None
         self._listed: list[IPAddress] = []  # this host's addresses, and when they were listed
@@ -239,14 +243,19 @@ class RouteTable:
 
     def _count(self, entry: SpdEntry) -> None:
         self._entries[entry] = None
-        self._local.update(set(networks(entry.local_ts)))
+        for network in set(networks(entry.local_ts)):
+            self._local_changes += network not in self._local
+            self._local[network] += 1
         for network in networks(entry.remote_ts):
             self._users.setdefault(network, {})[entry] = None
 
     def _discount(self, entry: SpdEntry) -> None:
         del self._entries[entry]
-        self._local.subtract(set(networks(entry.local_ts)))
-        self._local = +self._local
+        for network in set(networks(entry.local_ts)):
+            self._local[network] -= 1
+            if not self._local[network]:
+                del self._local[network]
+                self._local_changes += 1
         for network in set(networks(entry.remote_ts)):
             del self._users[network][entry]
             if not self._users[network]:
@@ -281,11 +290,12 @@ class RouteTable:
         for network in dict.fromkeys(changed):
             users = self._users.get(network)
             if users is None:
-                self._hints.pop(network, None)
+                self._hint(network, None)
                 gone.append(network)
                 continue
             found = (source_hint(entry.local_ts, network.version, addresses) for entry in users)
-            hint = self._hints[network] = next((address for address in found if address is not None), None)
+            hint = next((address for address in found if address is not None), None)
+            self._hint(network, hint)
             if again or network not in self._routes or self._routes[network] != hint:
                 self._routes.pop(network, None)
                 if self._route("replace", network, hint):
@@ -297,10 +307,30 @@ class RouteTable:
             ):
                 self._fallback("replace", network)
                 self._fallbacks.add(network)
+        self._apply_rules(again)
+        for network in gone:
+            if isinstance(network, IPv6Network) and network in self._fallbacks:
+                self._fallback("del", network)
+                self._fallbacks.discard(network)
+            if network in self._routes:
+                self._route("del", network, self._routes.pop(network))
+
+    def _hint(self, network: Network, hint: IPAddress | None) -> None:
+        if self._hints.pop(network, None) is not None:
+            self._hinted[network.version] -= 1
+        if hint is not None:
+            self._hints[network] = hint
+            self._hinted[network.version] += 1
+
+    def _apply_rules(self, again: bool) -> None:
+        """Rules follow from all policies together: they are looked at when that has changed."""
+        basis = (self._local_changes, self._hinted[4] > 0, self._hinted[6] > 0)
+        if basis == self._rules_are_for and not again:
+            return
         rules: dict[Rule, None] = {}
         for version in (4, 6):
             local = [network for network in self._local if network.version == version]
-            unbound = any(hint is not None and hint.version == version for hint in self._hints.values())
+            unbound = self._hinted[version] > 0
             wanted = rules_for(version, local, unbound, self._table, self._mark, self._device)
             if version == 6 and self._guard is not None:
                 after = [
@@ -315,12 +345,7 @@ class RouteTable:
         for rule in [rule for rule in self._rules if rule not in rules]:
             self._rule("del", rule)
             del self._rules[rule]
-        for network in gone:
-            if isinstance(network, IPv6Network) and network in self._fallbacks:
-                self._fallback("del", network)
-                self._fallbacks.discard(network)
-            if network in self._routes:
-                self._route("del", network, self._routes.pop(network))
+        self._rules_are_for = basis
 
     def _addresses(self, fresh: bool = False) -> list[IPAddress]:
         """This host's unicast addresses, those of wide scope first.
