@@ -2,95 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import select
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
-from espkit import describe, ts
-from lab.netns import Namespace, link, namespaces
+from espkit import ts
+from lab.netns import link, namespaces
+from lab.tunhost import A6, AH_KEYS, B6, A, B, Host, connect
 
-from ipsecstack.dataplane.base import EspDatagrams
 from ipsecstack.dataplane.tun import TunDataPlane
-from ipsecstack.io.raw import AH, ESP, ICMP, ICMPV6, HeaderSocket, RawSocket
-from ipsecstack.ipsec.sa import Address, Direction, Mode, SecurityProtocol
-from ipsecstack.ipsec.spd import Action, SpdEntry
-from ipsecstack.wire.transforms import EncrId, IntegId
-
-A, B = Address(ip_address("192.0.2.1")), Address(ip_address("192.0.2.2"))
-A6, B6 = Address(ip_address("2001:db8::1")), Address(ip_address("2001:db8::2"))
-AH_KEYS: dict[str, Any] = {
-    "protocol": SecurityProtocol.AH,
-    "encr": EncrId.NULL,
-    "encr_key_bits": 0,
-    "key_encr": b"",
-    "integ": IntegId.HMAC_SHA2_256_128,
-    "key_integ": bytes(range(32)),
-}
-
-
-@dataclass
-class Host:
-    """A TUN plane in a namespace with the raw sockets of a daemon, and the thread that moves packets."""
-
-    ns: Namespace
-    plane: TunDataPlane
-    raw: list[RawSocket] = field(default_factory=list)
-    whole: dict[int, HeaderSocket] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        mark = self.plane.socket_mark
-        for family, version, icmp in ((socket.AF_INET, 4, ICMP), (socket.AF_INET6, 6, ICMPV6)):
-            for protocol in (ESP, AH, icmp):
-                opened = self.ns.inside(lambda f=family, p=protocol: RawSocket(f, p, mark=mark))
-                self.raw.append(opened)
-                self.prepare(opened)
-            self.whole[version] = self.ns.inside(lambda f=family: HeaderSocket(f, mark=mark))
-            self.prepare(self.whole[version])
-        self.stopping = False
-        self.failures: list[OSError] = []
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def prepare(self, sock: RawSocket | HeaderSocket) -> None:
-        with socket.socket(fileno=os.dup(sock.fileno())) as same:
-            self.plane.prepare_socket(same, False)
-
-    def run(self) -> None:
-        device = self.plane.device_fileno()
-        while not self.stopping:
-            ready = select.select([device, *self.raw], [], [], 0.05)[0]
-            now = time.monotonic()
-            if device in ready:
-                for batch in self.plane.read_device(now):
-                    self.send(batch)
-            for sock in self.raw:
-                if sock in ready:
-                    self.plane.receive([b for b in sock.receive() if isinstance(b, EspDatagrams)], now)
-
-    def send(self, batch: EspDatagrams) -> None:
-        version = batch.remote.host.version
-        sock: RawSocket | HeaderSocket = self.whole[version]
-        if not batch.whole:
-            sock = next(s for s in self.raw if s.protocol == ESP and s.family == (2 if version == 4 else 10))
-        try:
-            sock.send_esp(batch)
-        except OSError as error:
-            self.failures.append(error)
-
-    def stop(self) -> None:
-        self.stopping = True
-        self.thread.join()
-        self.plane.close()
-        for sock in (*self.raw, *self.whole.values()):
-            sock.close()
+from ipsecstack.ipsec.sa import Address, Mode
 
 
 @pytest.fixture
@@ -109,23 +33,8 @@ def hosts(require_root: None) -> Iterator[tuple[Host, Host]]:
                 host.stop()
 
 
-def connect(
-    hosts: tuple[Host, Host], ends: tuple[Address, Address], left: Any, right: Any, **fields: Any
-) -> None:
-    given = {"encapsulated": False, **fields}
-    a, b = ends
-    there, back = (
-        {"local_ts": left, "remote_ts": right, **given},
-        {"local_ts": right, "remote_ts": left, **given},
-    )
-    hosts[0].plane.install(describe(Direction.OUT, 1000, a, b, **there), 0)
-    hosts[1].plane.install(describe(Direction.IN, 1000, a, b, **back), 0)
-    hosts[1].plane.install(describe(Direction.OUT, 2000, b, a, **back), 0)
-    hosts[0].plane.install(describe(Direction.IN, 2000, b, a, **there), 0)
-    mode = fields.get("mode", Mode.TUNNEL)
-    for host, (mine, other) in zip(hosts, ((left, right), (right, left)), strict=True):
-        protocol = fields.get("protocol", SecurityProtocol.ESP)
-        host.plane.add_policy(SpdEntry("c/k", Action.PROTECT, mine, other, 1, 1, protocol, mode))
+def planes(hosts: tuple[Host, Host]) -> tuple[TunDataPlane, TunDataPlane]:
+    return hosts[0].plane, hosts[1].plane
 
 
 def ping(host: Host, address: str, *options: str) -> None:
@@ -158,7 +67,7 @@ def test_ping_and_long_datagrams(
     else:
         inside = ["10.1.0.1", "10.2.0.1"] if version == 4 else ["fd01::1", "fd02::1"]
         left, right = (ts(f"{address}/{24 if version == 4 else 64}") for address in inside)
-    connect(hosts, ends, left, right, mode=mode, **(AH_KEYS if protocol == "ah" else {}))
+    connect(planes(hosts), ends, left, right, mode=mode, **(AH_KEYS if protocol == "ah" else {}))
     ping(hosts[0], inside[1])
     ping(hosts[1], inside[0], "-s", "3000")
     clean(hosts, 6)
@@ -175,7 +84,7 @@ def test_ipip_interface_and_transport_mode(
         except RuntimeError as error:
             pytest.skip(f"this kernel has no IPIP interfaces: {error}")
         host.ns.ip("link set net1 up")
-    connect(hosts, (A, B), ts(f"{A.host}[4]"), ts(f"{B.host}[4]"), mode=Mode.TRANSPORT)
+    connect(planes(hosts), (A, B), ts(f"{A.host}[4]"), ts(f"{B.host}[4]"), mode=Mode.TRANSPORT)
     for host, there in zip(hosts, ("10.2.0.0/24", "10.1.0.0/24"), strict=True):
         host.ns.ip(f"route add {there} dev net1")
     ping(hosts[0], "10.2.0.1", "-I", "10.1.0.1")
@@ -210,7 +119,7 @@ def test_a_narrow_path_is_learned(
             texts = ("192.0.1.1", "192.0.2.1") if version == 4 else ("2001:db8:1::1", "2001:db8:2::1")
             ends = (Address(ip_address(texts[0])), Address(ip_address(texts[1])))
             inside = ("10.1.0.0/24", "10.2.0.0/24")
-            connect(pair, ends, ts(inside[0]), ts(inside[1]))
+            connect(planes(pair), ends, ts(inside[0]), ts(inside[1]))
             plane = pair[0].plane
             wide = plane.sad.outbound(1)[0].max_packet
             sender = a.socket(socket.AF_INET, socket.SOCK_DGRAM)
