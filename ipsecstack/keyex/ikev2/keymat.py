@@ -52,13 +52,31 @@ _IKE_ICV = {
 _IKE_INTEG = {
     IntegId.NONE: "NONE [RFC4306]",
     IntegId.HMAC_MD5_96: "HMAC_MD5_96 [RFC2403]",
+    IntegId.HMAC_MD5_128: "HMAC_MD5_128 [RFC4595]",
     IntegId.HMAC_SHA1_96: "HMAC_SHA1_96 [RFC2404]",
+    IntegId.HMAC_SHA1_160: "HMAC_SHA1_160 [RFC4595]",
     IntegId.HMAC_SHA2_256_128: "HMAC_SHA2_256_128 [RFC4868]",
     IntegId.HMAC_SHA2_384_192: "HMAC_SHA2_384_192 [RFC4868]",
     IntegId.HMAC_SHA2_512_256: "HMAC_SHA2_512_256 [RFC4868]",
 }
+_ESP_CIPHER = {
+    EncrId.AES_CBC: "AES-CBC [RFC3602]",
+    EncrId.AES_CTR: "AES-CTR [RFC3686]",
+    EncrId.NULL: "NULL",
+    EncrId.CHACHA20_POLY1305: "ChaCha20 with Poly1305 [RFC7634]",
+    EncrId.DES_CBC: "DES-CBC [RFC2405]",
+    EncrId.TRIPLE_DES_CBC: "TripleDES-CBC [RFC2451]",
+    EncrId.BLOWFISH_CBC: "BLOWFISH-CBC [RFC2451]",
+    EncrId.CAST_CBC: "CAST5-CBC [RFC2144]",
+}
+_UNCHECKED = "ANY {} bit authentication [no checking]"  # tshark needs to know how long it is
 _ESP_INTEG = {
+    IntegId.HMAC_MD5_96: "HMAC-MD5-96 [RFC2403]",
+    IntegId.HMAC_MD5_128: _UNCHECKED.format(128),
     IntegId.HMAC_SHA1_96: "HMAC-SHA-1-96 [RFC2404]",
+    IntegId.HMAC_RIPEMD_160_96: "MAC-RIPEMD-160-96 [RFC2857]",
+    IntegId.AES_XCBC_96: _UNCHECKED.format(96),
+    IntegId.AES_CMAC_96: _UNCHECKED.format(96),
     IntegId.HMAC_SHA2_256_128: "HMAC-SHA-256-128 [RFC4868]",
     IntegId.HMAC_SHA2_384_192: "HMAC-SHA-384-192 [RFC4868]",
     IntegId.HMAC_SHA2_512_256: "HMAC-SHA-512-256 [RFC4868]",
@@ -71,6 +89,10 @@ def _ike_line(sa: IkeSa, suite: Suite) -> str:
     if suite.encr in _IKE_ICV:
         kind = "GCM" if "GCM" in suite.encr.name else "CCM"
         cipher = f"AES-{kind}-{suite.key_bits} with {_IKE_ICV[suite.encr]} octet ICV [RFC5282]"
+    elif suite.encr is EncrId.AES_CTR:
+        cipher = f"AES-CTR-{suite.key_bits} [RFC5930]"
+    elif suite.encr is EncrId.TRIPLE_DES_CBC:
+        cipher = "3DES [RFC2451]"
     elif suite.encr is EncrId.AES_CBC:
         cipher = f"AES-CBC-{suite.key_bits} [RFC3602]"
     else:
@@ -88,12 +110,10 @@ def esp_line(sa: SaDescription) -> str:
         bits = {EncrId.AES_GCM_8: 64, EncrId.AES_GCM_12: 96, EncrId.AES_GCM_16: 128}[sa.encr]
         cipher, mac = f"AES-GCM with {bits // 8} octet ICV [RFC4106]", "NULL"
     else:
-        cipher = {
-            EncrId.AES_CBC: "AES-CBC [RFC3602]",
-            EncrId.NULL: "NULL",
-            EncrId.CHACHA20_POLY1305: "ChaCha20 with Poly1305 [RFC7634]",
-        }.get(sa.encr, sa.encr.vici_name)
+        cipher = _ESP_CIPHER.get(sa.encr, sa.encr.vici_name)
         mac = _ESP_INTEG.get(sa.integ, "NULL")
+        if sa.sha256_96 and sa.integ is IntegId.HMAC_SHA2_256_128:
+            mac = "HMAC-SHA-256-96 [draft-ietf-ipsec-ciph-sha-256-00]"
     family = "IPv6" if sa.destination.host.version == 6 else "IPv4"
     key = f"0x{sa.key_encr.hex()}" if sa.key_encr else ""
     mac_key = f"0x{sa.key_integ.hex()}" if sa.key_integ else ""
