@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.keyex import identity
 from ipsecstack.keyex.base import AuthClass, ConnectionConfig, UniquePolicy
-from ipsecstack.keyex.ikev2 import authenticate, lifecycle, negotiate
+from ipsecstack.keyex.ikev2 import authenticate, extensions, lifecycle, negotiate
 from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
@@ -57,6 +57,7 @@ class IkeAuth(Task):
         if sa.remote_id is not None:
             payloads.append(IdR(sa.remote_id.type, sa.remote_id.data))
         payloads.append(auth)
+        payloads += extensions.auth_request(sa)
         child = (
             next((c for c in config.children if c.name == self.children[0]), None) if self.children else None
         )
@@ -134,6 +135,7 @@ def handle_response(sa: IkeSa, task: IkeAuth, message: Message, now: float) -> N
         return
     sa.initial = None
     lifecycle.establish(sa, now)
+    extensions.auth_answered(sa, message, now)
     enforce_unique(sa, now, initial_contact=False)
     _first_child(sa, task, message, initial.nonce, initial.peer_nonce, now)
     for name in task.children[1:]:
@@ -213,6 +215,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
     enforce_unique(sa, now, initial_contact=contact)
     payloads: list[Payload] = [own_id, *certificates, own_auth]
+    payloads += extensions.auth_requested(sa, message, now)
     if message.get(Sa) is None:
         return payloads
     try:

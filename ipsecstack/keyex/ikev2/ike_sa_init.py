@@ -8,7 +8,7 @@ from ipsecstack.crypto import auth, ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.keyex.base import ConnectionConfig, IkeSaUpdated, Proposal
-from ipsecstack.keyex.ikev2 import authenticate, keymat, lifecycle, nat
+from ipsecstack.keyex.ikev2 import authenticate, extensions, keymat, lifecycle, nat
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.negotiate import NONCE_OCTETS
 from ipsecstack.keyex.ikev2.proposals import DEFAULT_IKE, accept, methods, offer, proposals_text, select
@@ -53,6 +53,7 @@ class IkeInit(Task):
         fake = host.random(20) if config.encap else None
         payloads += nat.payloads(sa.spi_i, bytes(8), sa.local, sa.remote, fake)
         payloads.append(_hash_algorithms())
+        payloads += extensions.init_request(sa)
         sa.enter(State.INIT_SENT)
         return payloads
 
@@ -113,6 +114,7 @@ def handle_response(sa: IkeSa, task: IkeInit, message: Message, now: float) -> N
     keymat.protect_initial(sa, suite, shared, initial.nonce, nonce.data)
     initial.ke = None
     note_nat(sa, config, nat.detect(message, sa.spi_i, sa.spi_r, sa.local, sa.remote))
+    extensions.init_answered(sa, message)
     if sa.nat:
         _float(sa)
     auth_task = IkeAuth(initial.children)
@@ -255,7 +257,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     payloads += authenticate.certificate_request(sa, candidates)
     if initial.peer_hashes:
         payloads.append(_hash_algorithms())
-    return payloads
+    return payloads + extensions.init_requested(sa, message)
 
 
 def _method_name(number: int) -> str:

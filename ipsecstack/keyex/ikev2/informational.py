@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.ikev2 import lifecycle
+from ipsecstack.keyex.ikev2 import extensions, lifecycle
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import ChildState, Kind, State
 from ipsecstack.keyex.ikev2.task import Task
@@ -98,6 +98,8 @@ def handle_response(sa: IkeSa, task: Task, message: Message, now: float) -> None
         if task.child is not None:
             close_child(sa, task.child, task.reason, now)
         sa.host.finish(task.tickets, True, "CHILD_SA closed")
+    else:
+        task.answered(sa, message, now)
 
 
 def close_child(sa: IkeSa, child: ChildSa, reason: str, now: float) -> None:
@@ -128,10 +130,11 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
             own = _delete_child(sa, spi, now)
             if own is not None and own not in closed:
                 closed.append(own)
+    payloads = extensions.informed(sa, message, now)
     if closed:
         sa.log("IKE", 1, f"sending DELETE for ESP CHILD_SA with SPI {' '.join(spi.hex() for spi in closed)}")
-        return [Delete(SecurityProtocol.ESP, tuple(closed))]
-    return []
+        return [Delete(SecurityProtocol.ESP, tuple(closed)), *payloads]
+    return payloads
 
 
 def _delete_ike(sa: IkeSa, reason: str, now: float) -> list[Payload]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.ipsec.sa import Address, Direction, SaId, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram, UpdateSa
-from ipsecstack.keyex.ikev2 import ike_auth, lifecycle
+from ipsecstack.keyex.ikev2 import extensions, ike_auth, lifecycle
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.ike_sa_init import update_addresses
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
@@ -43,6 +43,9 @@ _COUNTER: dict[int, str] = {
     ExchangeType.CREATE_CHILD_SA: "create-child",
     ExchangeType.INFORMATIONAL: "info",
 }
+
+# What takes part in the exchanges beside RFC 7296 itself, in this order: one instance of each Extension.
+extensions.EXTENSIONS[:] = ()
 
 
 # --- incoming -----------------------------------------------------------------------------------------------

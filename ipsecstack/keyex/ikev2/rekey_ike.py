@@ -9,7 +9,7 @@ from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.crypto.ke import KeyExchange
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex.base import IkeSaRekeyed
-from ipsecstack.keyex.ikev2 import keymat, lifecycle
+from ipsecstack.keyex.ikev2 import extensions, keymat, lifecycle
 from ipsecstack.keyex.ikev2.create_child import MAX_TRIES, retry_at
 from ipsecstack.keyex.ikev2.ike_sa_init import ike_proposals
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
@@ -92,6 +92,7 @@ def _inherit(old: IkeSa, *, initiator: bool, spi_i: bytes, spi_r: bytes, now: fl
     new.remote_cert_expiry = old.remote_cert_expiry
     new.local_cert_expiry = old.local_cert_expiry
     new.nat_local, new.nat_remote, new.nat_fake = old.nat_local, old.nat_remote, old.nat_fake
+    new.features = old.features
     new.initial = None
     new.established = now
     new.parent = old
@@ -109,6 +110,7 @@ def conclude(old: IkeSa, new: IkeSa, now: float) -> None:
         child.owner = new
     new.children.extend(old.children)
     old.children = []
+    extensions.rekeyed(old, new)
     waiting = [task for task in old.queue if task.moves]
     for task in list(old.queue):
         if task not in waiting and not isinstance(task, DeleteIke):

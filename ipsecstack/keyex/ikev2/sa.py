@@ -20,6 +20,7 @@ from ipsecstack.keyex.base import (
     IkeSaView,
     LogRecorded,
 )
+from ipsecstack.keyex.ikev2.features import Features
 from ipsecstack.keyex.ikev2.host import Host
 from ipsecstack.keyex.ikev2.proposals import Suite
 from ipsecstack.keyex.ikev2.protect import Protection
@@ -213,6 +214,7 @@ class IkeSa:
         self.after_reply: list[Callable[[float], None]] = []
         self.children: list[ChildSa] = []
         self.counters = IkeCounters()
+        self.features = Features()
         self.early_deletes: set[bytes] = set()
         """SPIs that the peer deleted while its response that makes them known is still on its way."""
         self.last_inbound = now

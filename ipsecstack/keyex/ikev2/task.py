@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ipsecstack.keyex.ikev2.states import Kind
-from ipsecstack.wire.ikev2 import NotifyType, Payload
+from ipsecstack.wire.ikev2 import Message, NotifyType, Payload
 
 if TYPE_CHECKING:
     from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
@@ -26,6 +26,9 @@ class Task:
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         """The request's payloads, or None when there is nothing left to do."""
         raise NotImplementedError  # interface
+
+    def answered(self, sa: IkeSa, message: Message, now: float) -> None:
+        """The response of an INFORMATIONAL exchange is there (those of other kinds have their row in the table)."""
 
     def before_end(self, sa: IkeSa, now: float) -> None:
         """The IKE SA is about to end: save what another one took over in the meantime."""

@@ -1,0 +1,10 @@
+"""What was negotiated with the peer of an IKE SA beside algorithms: a field for each extension that both know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Features:
+    """Filled by the extensions of ``extensions.EXTENSIONS``. A rekeyed IKE SA gets its elder's."""
