@@ -193,29 +193,25 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
                 self.counters.mtu_ignored += 1
 
     def _is_ours(self, error: TooBig) -> bool:
-        """May one of our SAs have sent the packet that the error quotes?"""
-        protocol = SecurityProtocol.AH if error.protocol == PROTO_AH else SecurityProtocol.ESP
-        if error.spi is not None:
-            quoted = self.sad.get(SaId(Direction.OUT, protocol, error.spi, error.destination))
-            candidates = [quoted] if quoted is not None else []
-        elif error.protocol == PROTO_UDP:
-            candidates = [sa for sa in self.sad if sa.id.destination == error.destination]
-        else:
+        """May one of our SAs have sent the packet that the error quotes?
+
+        A quotation that ends before the SPI shows nothing that is hard to guess: it is not believed. The kernel, which
+        learns the path MTU of its sockets for itself, fragments such datagrams on their way out.
+        """
+        if error.spi is None:
             return False
-        for sa in candidates:
-            d = sa.description
-            ports = (d.source.port, d.destination.port) if d.encapsulated else None
-            carried = (
-                PROTO_UDP if d.encapsulated else PROTO_AH if protocol is SecurityProtocol.AH else PROTO_ESP
-            )
-            if (
-                isinstance(sa, OutboundSa)
-                and (d.source.host == error.source or d.source.host.is_unspecified)
-                and carried == error.protocol
-                and ports == error.ports
-            ):
-                return True
-        return False
+        protocol = SecurityProtocol.AH if error.protocol == PROTO_AH else SecurityProtocol.ESP
+        sa = self.sad.get(SaId(Direction.OUT, protocol, error.spi, error.destination))
+        if sa is None:
+            return False
+        d = sa.description
+        ports = (d.source.port, d.destination.port) if d.encapsulated else None
+        carried = PROTO_UDP if d.encapsulated else PROTO_AH if protocol is SecurityProtocol.AH else PROTO_ESP
+        return (
+            (d.source.host == error.source or d.source.host.is_unspecified)
+            and carried == error.protocol
+            and ports == error.ports
+        )
 
     def send_dummies(self, sa: SaId, number: int, octets: int = 0) -> None:
         """Queue dummy packets of an outbound ESP SA, as long as the path takes or with ``octets`` of payload.

@@ -312,6 +312,22 @@ def test_errors_about_what_we_did_not_send_change_nothing() -> None:
     assert fits(pair) == before
 
 
+def test_a_quotation_without_the_spi_is_not_believed() -> None:
+    """RFC 792 asks for 8 octets: of ESP in UDP, ports and nothing that a stranger could not guess."""
+    pair = Pair()
+    esp = bytes(pair.send(udp("10.1.0.5", "10.2.0.9", 1400))[0].packets[0])
+    sent = outer(pair, esp)
+    error = too_big(sent[:28], 1300) or too_big(
+        replace(IPv4Header.parse(sent), total_length=28).to_bytes() + sent[20:28], 1300
+    )
+    assert error is not None
+    found = parse_too_big(error)
+    assert found is not None
+    assert (found.ports, found.spi) == ((4500, 4500), None)
+    pair.a.receive_icmp([error], 0)
+    assert (pair.a.counters.mtu_lowered, pair.a.counters.mtu_ignored) == (0, 1)
+
+
 def test_no_path_gets_narrower_than_the_least() -> None:
     pair = Pair({"encapsulated": False}, a_addr=A4, b_addr=B4)
     sent = outer(pair, bytes(pair.send(udp("10.1.0.5", "10.2.0.9", 1400))[0].packets[0]))
