@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from ipsecstack.dataplane.base import DataPlaneError
 from ipsecstack.dataplane.xfrm.codec import Policy
+from ipsecstack.dataplane.xfrm.leftovers import remove_stale
 from ipsecstack.dataplane.xfrm.netlink import Kernel
 from ipsecstack.dataplane.xfrm.numbers import Verdict, Way
 from ipsecstack.dataplane.xfrm.policies import (
@@ -27,7 +28,6 @@ from ipsecstack.dataplane.xfrm.policies import (
     Place,
     PolicyBook,
     make_policy,
-    remove_stale,
 )
 from ipsecstack.dataplane.xfrm.sockets import InstanceLock
 from ipsecstack.ipsec.spd import Action, SpdEntry
@@ -60,8 +60,7 @@ class Guard:
         try:
             self._kernel = Kernel()
             try:
-                if stale := remove_stale(self._kernel, user):
-                    log.warning("removed %d policies that an earlier ipsecstackd left in the kernel", stale)
+                remove_stale(self._kernel, user)
             except BaseException:
                 self._kernel.close()
                 raise

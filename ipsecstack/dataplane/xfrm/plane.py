@@ -12,10 +12,9 @@ import logging
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from errno import EEXIST, ENOENT
+from errno import EEXIST
 
 from ipsecstack.dataplane.base import (
     Acquired,
@@ -27,7 +26,6 @@ from ipsecstack.dataplane.base import (
     SaExpired,
 )
 from ipsecstack.dataplane.xfrm.codec import (
-    Acknowledged,
     AcquireAsked,
     Answer,
     MappingChanged,
@@ -40,20 +38,15 @@ from ipsecstack.dataplane.xfrm.codec import (
     StateExpired,
     StateFound,
     StatesFlushed,
-    allocate_spi,
     delete_state,
     dump_states,
     get_state,
     glance,
     new_state,
-    read,
 )
+from ipsecstack.dataplane.xfrm.leftovers import remove_stale
 from ipsecstack.dataplane.xfrm.netlink import Kernel, KernelError, Monitor
 from ipsecstack.dataplane.xfrm.numbers import (
-    ESP,
-    ICMP,
-    ICMPV6,
-    MOBILITY,
     UDP_ENCAP,
     UDP_ENCAP_ESPINUDP,
     Group,
@@ -62,16 +55,17 @@ from ipsecstack.dataplane.xfrm.policies import (
     NEIGHBOR_DISCOVERY,
     OWNER,
     PolicyBook,
-    remove_stale,
 )
 from ipsecstack.dataplane.xfrm.routes import MARK, SourceRoutes
+from ipsecstack.dataplane.xfrm.selectors import packet_of
 from ipsecstack.dataplane.xfrm.shapes import Shapes, ways_of
 from ipsecstack.dataplane.xfrm.sockets import InstanceLock, KernelCounts, bypass
+from ipsecstack.dataplane.xfrm.spis import SpiPool
 from ipsecstack.dataplane.xfrm.states import Installed, far_ahead, kind_of_limit, moved, states_of
-from ipsecstack.dataplane.xfrm.structures import ANY4, Faults, Selector, StateId, StateInfo
+from ipsecstack.dataplane.xfrm.structures import Faults, StateId
 from ipsecstack.ipsec.sa import Address, Direction, Mode, SaCounters, SaDescription, SaId
+from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.ipsec.spd import SpdEntry
-from ipsecstack.wire.ip import Flow
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +119,7 @@ class XfrmDataPlane:
             self._undo.callback(self._monitor.close)
             self._counts = KernelCounts()
             self._undo.callback(self._counts.close)
-            self._remove_stale()
+            remove_stale(self._kernel, self._user)
             self._routes: SourceRoutes | None = None
             if install_routes:
                 self._routes = SourceRoutes()
@@ -138,36 +132,18 @@ class XfrmDataPlane:
         self._book = PolicyBook(self._kernel, self._user, self._shapes.render, ways_of)
         self._sas: dict[SaId, Installed] = {}
         self._names: dict[StateId, SaId] = {}
-        self._reserved: set[int] = set()
-        self._spis: Counter[int] = Counter()
+        self._spis = SpiPool(self._kernel)
         self._events: list[DataPlaneEvent] = []
         self._touched: set[SaId] = set()
         self._next_look = 0.0
         self._repair_at: float | None = None
         self._acquired: dict[int, int] = {}  # reqid -> number of the kernel's acquire, until its SA is there
 
-    # --- SPIs ---------------------------------------------------------------------------------------------------------
-
     def allocate_spi(self, random: Callable[[int], bytes]) -> int:
-        """Drawn here, and reserved in the kernel, so that no other program of this host gets it."""
-        for _ in range(_SPI_TRIES):
-            spi = int.from_bytes(random(4), "big")
-            if spi < 256 or spi in self._reserved or spi in self._spis:
-                continue
-            info = StateInfo(_reservation(spi), ANY4, Selector.every(4))
-            (answer,) = self._kernel.ask([allocate_spi(info, spi, spi)])
-            if isinstance(answer, Acknowledged) and answer.error:
-                if answer.error in (ENOENT, EEXIST):  # in use
-                    continue
-                raise KernelError("an SPI", answer.error, answer.reason)
-            self._reserved.add(spi)
-            return spi
-        raise DataPlaneError("no SPI is free: remove SAs of other programs (ip xfrm state)")
+        return self._spis.allocate(random)
 
     def release_spi(self, spi: int) -> None:
-        if spi in self._reserved:
-            self._reserved.discard(spi)
-            self._kernel.ask([delete_state(_reservation(spi))])  # gone already after half a minute
+        self._spis.release(spi)
 
     # --- SAs ----------------------------------------------------------------------------------------------------------
 
@@ -180,11 +156,11 @@ class XfrmDataPlane:
             seq = self._acquired.pop(sa.reqid)
             states[-1] = replace(states[-1], info=replace(states[-1].info, seq=seq))
         if sa.direction is Direction.IN:
-            self.release_spi(sa.spi)
+            self._spis.release(sa.spi)
         self._add(states)
         entry = Installed(sa, tuple(state.info.id for state in states), looked=self._clock())
         self._sas[name] = entry
-        self._spis[sa.spi] += 1
+        self._spis.used(sa.spi)
         for state in entry.states:
             self._names[state] = name
         self._touched.add(name)
@@ -196,13 +172,20 @@ class XfrmDataPlane:
             self.remove(name)
             raise
 
-    def _follow(self, reqid: int, entries: Sequence[SpdEntry] | None = None) -> None:
+    def _follow(self, reqid: int) -> None:
         """Routes go to the peer of the newest outbound SA, while there is one."""
-        if self._routes is None:
-            return
         sa = self._shapes.newest(reqid, Direction.OUT)
         peer = sa.destination.host if sa is not None and sa.mode is Mode.TUNNEL else None
-        self._routes.set(self._book.of_reqid(reqid) if entries is None else entries, peer)
+        self._route(self._book.of_reqid(reqid), peer)
+
+    def _route(self, entries: Sequence[SpdEntry], peer: IPAddress | None) -> None:
+        """A tunnel without its route carries the packets of others all the same: that is told, not fatal."""
+        if self._routes is None:
+            return
+        try:
+            self._routes.set(entries, peer)
+        except DataPlaneError as error:
+            log.warning("%s", error)
 
     def _add(self, states: Sequence[State]) -> None:
         """All of them, or none. An SA of ours that is in the way is a leftover, and makes room."""
@@ -285,9 +268,12 @@ class XfrmDataPlane:
         try:
             self._add(after)
         except DataPlaneError:
-            back = [moved(state, at_end) for state, at_end in zip(self._again(entry), ends, strict=True)]
-            with contextlib.suppress(DataPlaneError):
-                self._add(back)
+            back = states_of(entry.description, self._user)
+            try:
+                self._add([moved(state, at_end) for state, at_end in zip(back, ends, strict=True)])
+            except DataPlaneError:
+                self._expire(entry.description.id, entry, True, "removed")
+                entry.gone = True
             raise
         if end is not None:
             faults = end.info.faults
@@ -296,9 +282,6 @@ class XfrmDataPlane:
                 base.duplicates + faults.duplicates,
                 base.integrity + faults.integrity,
             )
-
-    def _again(self, entry: Installed) -> list[State]:
-        return states_of(entry.description, self._user)
 
     def remove(self, sa: SaId) -> SaCounters | None:
         entry = self._sas.pop(sa, None)
@@ -312,9 +295,7 @@ class XfrmDataPlane:
             self._note(entry, answers[0])
         for name in entry.states:
             self._names.pop(name, None)
-        self._spis[sa.spi] -= 1
-        if not self._spis[sa.spi]:
-            del self._spis[sa.spi]
+        self._spis.unused(sa.spi)
         self._touched.discard(sa)
         if self._shapes.remove(entry.description):
             self._book.refresh(entry.description.reqid)
@@ -369,27 +350,25 @@ class XfrmDataPlane:
     # --- policies -----------------------------------------------------------------------------------------------------
 
     def add_policy(self, entry: SpdEntry) -> None:
-        needs_neighbors = _of_ipv6(entry) and NEIGHBOR_DISCOVERY not in self._book
-        if needs_neighbors:
-            self._book.add(NEIGHBOR_DISCOVERY)
+        if _of_ipv6(entry):
+            self._book.add(NEIGHBOR_DISCOVERY)  # once for each use of each entry
         try:
             self._book.add(entry)
         except DataPlaneError:
-            self._forget_neighbors()
+            if _of_ipv6(entry):
+                self._book.remove(NEIGHBOR_DISCOVERY)
             raise
         if entry.reqid:
             self._follow(entry.reqid)
 
     def remove_policy(self, entry: SpdEntry) -> None:
-        self._book.remove(entry)
         if entry not in self._book:
-            self._forget_neighbors()
-            if self._routes is not None:
-                self._routes.set([entry], None)
-
-    def _forget_neighbors(self) -> None:
-        if NEIGHBOR_DISCOVERY in self._book and not any(map(_of_ipv6, self.policies())):
+            return
+        self._book.remove(entry)
+        if _of_ipv6(entry):
             self._book.remove(NEIGHBOR_DISCOVERY)
+        if entry not in self._book:
+            self._route([entry], None)
 
     def policies(self) -> Sequence[SpdEntry]:
         return [entry for entry in self._book.entries() if entry is not NEIGHBOR_DISCOVERY]
@@ -472,7 +451,7 @@ class XfrmDataPlane:
                 self.counters.no_sa_out += 1
                 return
             self._acquired[reqid] = asked.seq
-            flow = _flow(asked.selector)
+            flow = packet_of(asked.selector)
             what = (entry, flow.source, flow.destination, flow.protocol, flow.ports)
             self._events.append(Acquired(*what, *entry.populated(flow)))
             return
@@ -525,25 +504,6 @@ class XfrmDataPlane:
                     "or use dataplane = tun"
                 ) from None
 
-    def _remove_stale(self) -> None:
-        """What a process of this instance that died has left."""
-        policies = remove_stale(self._kernel, self._user)
-        stale: list[tuple[StateId, tuple[int, int]]] = []
-
-        def visit(kind: int, body: memoryview) -> None:
-            answer = read(kind, body)
-            if isinstance(answer, StateFound) and answer.state.info.selector.user == self._user:
-                stale.append((answer.state.info.id, answer.state.mark))
-
-        self._kernel.dump(dump_states(), visit)
-        self._kernel.ask(delete_state(name, mark) for name, mark in stale)
-        if policies or stale:
-            log.warning(
-                "removed %d policies and %d SAs that an earlier ipsecstackd left in the kernel",
-                policies,
-                len(stale),
-            )
-
     def close(self) -> None:
         """Remove what is ours from the kernel. A second call does nothing."""
         if self._closed:
@@ -552,29 +512,13 @@ class XfrmDataPlane:
         try:
             self._book.close()
             gone = [(name, entry.description.mark) for entry in self._sas.values() for name in entry.states]
-            reserved = [delete_state(_reservation(spi)) for spi in self._reserved]
-            self._kernel.ask([delete_state(name, mark) for name, mark in gone] + reserved)
+            self._kernel.ask(delete_state(name, mark) for name, mark in gone)
+            self._spis.close()
         finally:
             self._sas.clear()
             self._names.clear()
-            self._reserved.clear()
             self._undo.close()
-
-
-def _reservation(spi: int) -> StateId:
-    return StateId(ANY4, spi, ESP)
 
 
 def _of_ipv6(entry: SpdEntry) -> bool:
     return entry is not NEIGHBOR_DISCOVERY and any(ts.version == 6 for ts in entry.remote_ts)
-
-
-def _flow(packet: Selector) -> Flow:
-    """The packet that an acquire is about."""
-    ports: tuple[int | None, int | None] = (packet.source_port, packet.destination_port)
-    if packet.protocol in (ICMP, ICMPV6, MOBILITY):
-        both = (packet.source_port & 0xFF) << 8 | packet.destination_port & 0xFF
-        ports = (both, both)
-    elif not packet.source_port and not packet.destination_port:
-        ports = (None, None)
-    return Flow(packet.source, packet.destination, packet.protocol, *ports)

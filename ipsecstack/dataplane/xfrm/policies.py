@@ -16,12 +16,9 @@ from ipsecstack.dataplane.base import DataPlaneError
 from ipsecstack.dataplane.xfrm.codec import (
     Acknowledged,
     Policy,
-    PolicyFound,
     Request,
     delete_policy,
-    dump_policies,
     new_policy,
-    read,
 )
 from ipsecstack.dataplane.xfrm.netlink import Kernel, KernelError
 from ipsecstack.dataplane.xfrm.numbers import Way
@@ -80,6 +77,7 @@ class PolicyBook:
         self._uses: Counter[SpdEntry] = Counter()
         self._places: dict[SpdEntry, list[Place]] = {}
         self._claims: dict[Place, list[Claim]] = {}
+        self._outbound: dict[Selector, dict[Place, None]] = {}  # places with claims
         self._installed: dict[Place, Policy] = {}
         self._by_reqid: dict[int, dict[SpdEntry, None]] = {}
         self._last_number = 0
@@ -98,10 +96,9 @@ class PolicyBook:
 
     def claimants(self, selector: Selector) -> Iterator[SpdEntry]:
         """Entries that want the outbound policy of this selector, the installed one first."""
-        for place, claims in self._claims.items():
-            if place.way is Way.OUT and place.selector == selector:
-                for claim in claims:
-                    yield claim[2]
+        for place in self._outbound.get(selector, ()):
+            for claim in self._claims[place]:
+                yield claim[2]
 
     def add(self, entry: SpdEntry) -> None:
         if entry in self._uses:
@@ -114,6 +111,8 @@ class PolicyBook:
         self._places[entry] = places
         self._by_reqid.setdefault(entry.reqid, {})[entry] = None
         for place in places:
+            if place.way is Way.OUT:
+                self._outbound.setdefault(place.selector, {})[place] = None
             insort_right(
                 self._claims.setdefault(place, []), (entry.priority, self._last_number, entry), key=first_two
             )
@@ -140,8 +139,14 @@ class PolicyBook:
         for place in places:
             claims = self._claims[place]
             claims.remove((entry.priority, number, entry))
-            if not claims:
-                del self._claims[place]
+            if claims:
+                continue
+            del self._claims[place]
+            if place.way is Way.OUT:
+                same = self._outbound[place.selector]
+                del same[place]
+                if not same:
+                    del self._outbound[place.selector]
         self._settle(places)
 
     def _places_of(self, entry: SpdEntry) -> list[Place]:
@@ -192,8 +197,13 @@ class PolicyBook:
     def close(self) -> None:
         """Remove them all from the kernel."""
         requests = [_request(place, None) for place in self._installed]
-        for table in (self._uses, self._numbers, self._places, self._claims, self._by_reqid, self._installed):
-            table.clear()
+        self._uses.clear()
+        self._numbers.clear()
+        self._places.clear()
+        self._claims.clear()
+        self._outbound.clear()
+        self._by_reqid.clear()
+        self._installed.clear()
         if requests:
             self._kernel.ask(requests)
 
@@ -212,19 +222,3 @@ def make_policy(
         place.selector, place.way, verdict, min(max(entry.priority - earlier, 0), _HIGHEST_PRIORITY)
     )
     return Policy(info, templates, place.mark, place.if_id)
-
-
-def remove_stale(kernel: Kernel, user: int) -> int:
-    """Delete policies that an earlier process of this owner has left behind; their number."""
-    found: list[Policy] = []
-
-    def visit(kind: int, body: memoryview) -> None:
-        answer = read(kind, body)
-        if isinstance(answer, PolicyFound) and answer.policy.info.selector.user == user:
-            found.append(answer.policy)
-
-    kernel.dump(dump_policies(), visit)
-    kernel.ask(
-        delete_policy(policy.info.selector, policy.info.way, policy.mark, policy.if_id) for policy in found
-    )
-    return len(found)

@@ -15,6 +15,7 @@ from ipsecstack.dataplane.base import DataPlaneError
 from ipsecstack.dataplane.xfrm.numbers import ICMP, ICMPV6, MOBILITY, Way
 from ipsecstack.dataplane.xfrm.structures import Selector
 from ipsecstack.ipsec.selectors import TrafficSelector
+from ipsecstack.wire.ip import Flow
 
 MOST = 1024
 """Kernel selectors of one policy and way: what needs more would make every lookup slow."""
@@ -112,3 +113,14 @@ def _pair(here: TrafficSelector, there: TrafficSelector, way: Way) -> Iterator[S
                     destination_port=dport,
                     destination_mask=dmask,
                 )
+
+
+def packet_of(selector: Selector) -> Flow:
+    """The packet that an acquire's selector describes."""
+    ports: tuple[int | None, int | None] = (selector.source_port, selector.destination_port)
+    if selector.protocol in (ICMP, ICMPV6, MOBILITY):
+        both = (selector.source_port & 0xFF) << 8 | selector.destination_port & 0xFF
+        ports = (both, both)
+    elif not selector.source_port and not selector.destination_port:
+        ports = (None, None)
+    return Flow(selector.source, selector.destination, selector.protocol, *ports)

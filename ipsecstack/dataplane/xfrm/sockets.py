@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 from ipsecstack.dataplane.base import DataPlaneCounters, DataPlaneError
 from ipsecstack.dataplane.xfrm.numbers import IP_XFRM_POLICY, IPV6_XFRM_POLICY, Way
@@ -52,22 +54,64 @@ def bypass(sock: socket.socket) -> None:
 _NO_XFRM = (92, 95)  # ENOPROTOOPT, EOPNOTSUPP
 
 
+_LOCKS = Path("/run/ipsecstack")
+_TAKEN = (
+    "another ipsecstackd of this port manages the kernel's policies in this network namespace: stop it, or choose "
+    "another port"
+)
+
+
 class InstanceLock:
-    """A name that only one process of a network namespace can hold; the kernel frees it however that ends."""
+    """A name that only one process of a network namespace can hold; the kernel frees it however that ends.
+
+    A lock on a file that root alone can open. Where this process cannot (in a user namespace), an abstract unix socket,
+    which is as private as the network namespace.
+    """
 
     def __init__(self, name: str) -> None:
+        self._path: Path | None = None
+        self._fd = -1
+        self._socket: socket.socket | None = None
+        try:
+            namespace = os.stat("/proc/thread-self/ns/net").st_ino
+            _LOCKS.mkdir(mode=0o750, parents=True, exist_ok=True)
+            path = _LOCKS / f"{name}.{namespace}.lock"
+            self._fd = self._open(path)
+        except OSError:
+            self._bind(name)
+        else:
+            self._path = path
+
+    def _open(self, path: Path) -> int:
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                raise DataPlaneError(_TAKEN) from None
+            # Whoever held it last may have removed the file meanwhile: a lock on that is worth nothing.
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            os.close(descriptor)
+
+    def _bind(self, name: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._socket.bind(f"\0{name}")
         except OSError:
             self._socket.close()
-            raise DataPlaneError(
-                "another ipsecstackd of this port manages the kernel's policies in this network namespace: "
-                "stop it, or choose another port"
-            ) from None
+            raise DataPlaneError(_TAKEN) from None
 
     def close(self) -> None:
-        self._socket.close()
+        """Let go. A second call does nothing."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._path = None
+        if self._socket is not None:
+            self._socket.close()
 
 
 class KernelCounts:

@@ -132,7 +132,9 @@ def states_of(sa: SaDescription, user: int) -> list[State]:
     if sa.esn:
         flags |= StateFlag.ESN
     if sa.protocol is SecurityProtocol.AH and destination.version == 4:
-        flags |= StateFlag.ALIGN4  # RFC 4302 §2.6; otherwise the kernel pads to 8 octets, and takes nothing else
+        flags |= (
+            StateFlag.ALIGN4
+        )  # RFC 4302 §2.6; otherwise the kernel pads to 8 octets, and takes nothing else
     replay = replay_of(sa)
     info = StateInfo(
         StateId(destination, sa.spi, PROTOCOLS[sa.protocol]),
