@@ -48,7 +48,10 @@ class InboundProcessing(Processing, ABC):
     """The way in."""
 
     def inbound(self, batch: Iterable[EspDatagrams], now: float) -> list[Packet]:
-        """ESP and AH to inner packets: those that are authentic, fresh and belong into their SA."""
+        """ESP and AH to inner packets: those that are authentic, fresh and belong into their SA.
+
+        What came by an SA of a virtual interface waits in ``take_interface_packets``.
+        """
         out: list[Packet] = []
         for datagrams in batch:
             if datagrams.protocol in _ICMP:
@@ -93,6 +96,8 @@ class InboundProcessing(Processing, ABC):
         sa = self._find(SecurityProtocol.ESP, spi, datagrams, packets, now)
         if sa is None:
             return
+        if sa.description.interface:
+            out = self._to_interfaces.setdefault(sa.description.interface, [])
         counters, lifetime = sa.counters, sa.lifetime
         near = (
             counters.octets + sum(map(len, packets)) >= lifetime.next_octets
@@ -204,6 +209,8 @@ class InboundProcessing(Processing, ABC):
         sa = self._find(SecurityProtocol.AH, header.spi, datagrams, [packet], now)
         if sa is None:
             return
+        if sa.description.interface:
+            out = self._to_interfaces.setdefault(sa.description.interface, [])
         counters, window = sa.counters, sa.window
         number = window.sequence_number(header.sequence_number)
         if not window.fresh(number):

@@ -132,6 +132,8 @@ class MemoryDataPlane(UserspaceCore):
 
     def receive(self, batch: Iterable[EspDatagrams], now: float) -> None:
         self._deliver_to_hosts(self.inbound(batch, now))
+        for packets in self.take_interface_packets().values():
+            self._deliver_to_hosts(packets)
 
     def receive_clear(self, packets: Iterable[bytes]) -> None:
         """Packets that arrived without protection; BYPASS decides whether the hosts get them."""

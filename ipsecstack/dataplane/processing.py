@@ -53,6 +53,7 @@ class Processing:
         self._dummies: list[tuple[SaId, int, int]] = []
         self._to_device: list[bytes] = []
         self._to_clear: list[bytes] = []
+        self._to_interfaces: dict[str, list[Packet]] = {}
         self._spi_hints = SpiHints()
         self._sent_fragments = FragmentTracker()
         self._leaving = Reassembler()  # fragments that must be whole again before they are protected
@@ -107,6 +108,11 @@ class Processing:
     def take_device_packets(self) -> list[bytes]:
         """ICMP errors for local senders, to be written into the device."""
         packets, self._to_device = self._to_device, []
+        return packets
+
+    def take_interface_packets(self) -> dict[str, list[Packet]]:
+        """What ``inbound`` received on SAs of virtual interfaces, by the interface where it belongs."""
+        packets, self._to_interfaces = self._to_interfaces, {}
         return packets
 
     def take_clear_packets(self) -> list[bytes]:

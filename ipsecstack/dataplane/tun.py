@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, Features
 from ipsecstack.dataplane.routes import RouteTable
 from ipsecstack.dataplane.tun_device import TunDevice
+from ipsecstack.dataplane.tun_interfaces import VirtualInterfaces
 from ipsecstack.dataplane.userspace import DEFAULT_PATH_MTU, Packet, Random, UserspaceCore
 from ipsecstack.dataplane.xfrm.guard import make_guard
 from ipsecstack.dataplane.xfrm.sockets import bypass
@@ -67,19 +68,33 @@ class TunDataPlane(UserspaceCore):
         except BaseException:
             self._device.close()
             raise
+        self._interfaces = VirtualInterfaces(mtu, self._exempt)
+        self._sealed: list[EspDatagrams] = []  # what virtual interfaces sent, for the next ``read_device``
+
+    def _exempt(self, device: str) -> None:
+        if self._guard is not None:
+            self._guard.exempt(device)
 
     def add_policy(self, entry: SpdEntry) -> None:
+        new = not self.has_policy(entry)
         super().add_policy(entry)
         try:
-            self._routes.add(entry)
+            if not entry.interface:
+                self._routes.add(entry)
+            elif new:
+                self._interfaces.add(entry.interface)
         except DataPlaneError:
             super().remove_policy(entry)
             raise
 
     def remove_policy(self, entry: SpdEntry) -> None:
+        known = self.has_policy(entry)
         super().remove_policy(entry)
-        if not self.has_policy(entry):
-            self._routes.remove(entry)
+        if known and not self.has_policy(entry):
+            if entry.interface:
+                self._interfaces.remove(entry.interface)
+            else:
+                self._routes.remove(entry)
 
     def prepare_socket(self, sock: socket.socket, encapsulation: bool) -> None:
         if self._guard is not None:
@@ -88,6 +103,7 @@ class TunDataPlane(UserspaceCore):
     def addresses_changed(self) -> None:
         """Addresses or links of this host changed: routes and rules are installed again, with new source hints."""
         self._routes.refresh()
+        self._interfaces.restore()
 
     def repair(self) -> None:
         """Make the device again if it was deleted (``device_fileno`` is another one then), and all that leads into it.
@@ -104,14 +120,28 @@ class TunDataPlane(UserspaceCore):
 
     def read_device(self, now: float, limit: int = 64) -> list[EspDatagrams]:
         out = self.outbound(self._device.read(limit), now)
+        if self._sealed:
+            out, self._sealed = self._sealed + out, []
         if errors := self.take_device_packets():
             self._write(errors)
         if clear := self.take_clear_packets():
             self._send_clear(clear)
         return out
 
+    def event_fileno(self) -> int | None:
+        """Readable when packets wait in virtual interfaces; they leave with the next ``read_device``."""
+        return self._interfaces.fileno()
+
+    def read_events(self, now: float) -> None:
+        for name, packets in self._interfaces.read():
+            self._sealed += self.outbound(packets, now, name)
+            if errors := self.take_device_packets():
+                self.counters.device_errors += self._interfaces.write(name, errors)
+
     def receive(self, batch: Iterable[EspDatagrams], now: float) -> None:
         self._write(self.inbound(batch, now))
+        for name, packets in self.take_interface_packets().items():
+            self.counters.device_errors += self._interfaces.write(name, packets)
 
     def _write(self, packets: Sequence[Packet]) -> None:
         self.counters.device_errors += self._device.write(packets)
@@ -139,6 +169,7 @@ class TunDataPlane(UserspaceCore):
         try:
             self._routes.close()
         finally:
+            self._interfaces.close()
             self._device.close()
             for raw in self._clear.values():
                 raw.close()

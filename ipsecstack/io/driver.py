@@ -179,7 +179,7 @@ class Driver:
             self.stack.dataplane.read_events(now)
         except DataPlaneError as error:
             log.error("%s; restart ipsecstackd if this goes on", error)
-        self._after(now, False)
+        self._after(now, True)  # virtual interfaces leave what they sent for the next read of the device
 
     def _timer_due(self) -> None:
         self._timer = self._timer_at = None

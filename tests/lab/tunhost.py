@@ -63,11 +63,13 @@ class Host:
             self.plane.prepare_socket(same, False)
 
     def run(self) -> None:
-        device = self.plane.device_fileno()
+        device, events = self.plane.device_fileno(), self.plane.event_fileno()
         while not self.stopping:
-            ready = select.select([device, *self.raw], [], [], 0.05)[0]
+            ready = select.select([device, events, *self.raw], [], [], 0.05)[0]
             now = time.monotonic()
-            if device in ready:
+            if events in ready:
+                self.plane.read_events(now)
+            if device in ready or events in ready:
                 for batch in self.plane.read_device(now):
                     self.send(batch)
             for sock in self.raw:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from espkit import ts
+from espkit import describe, ts
 from lab.netns import link, namespaces
 from lab.tunhost import A6, AH_KEYS, B6, A, B, Host, connect
 
+from ipsecstack.dataplane.base import DataPlaneError
 from ipsecstack.dataplane.tun import TunDataPlane
-from ipsecstack.ipsec.sa import Address, Mode
+from ipsecstack.ipsec.sa import Address, Direction, Mode
+from ipsecstack.ipsec.spd import Action, SpdEntry
 
 
 @pytest.fixture
@@ -143,3 +147,60 @@ def test_a_narrow_path_is_learned(
         finally:
             for host in pair:
                 host.stop()
+
+
+def test_an_spd_for_each_virtual_interface(
+    hosts: tuple[Host, Host], require_tool: Callable[[str], str]
+) -> None:
+    """RFC 3884 §3: routes first, then the interface's own policies; what an SA receives comes out of its interface."""
+    require_tool("ping")
+    a, b = hosts
+    everything = ts("0.0.0.0/0")
+    for number, name in ((1, "red"), (2, "blue")):
+        fields = {"interface": name, "reqid": number, "encapsulated": False}
+        spi = 0x5000 + 0x100 * number
+        there, back = (Direction.OUT, Direction.IN), (Direction.IN, Direction.OUT)
+        for host, (one, other) in ((a, there), (b, back)):
+            host.plane.install(
+                describe(one, spi, A, B, local_ts=everything, remote_ts=everything, **fields), 0
+            )
+            host.plane.install(
+                describe(other, spi + 1, B, A, local_ts=everything, remote_ts=everything, **fields), 0
+            )
+            entry = SpdEntry(f"net/{name}", Action.PROTECT, everything, everything, 1, number, interface=name)
+            host.ns.inside(lambda h=host, e=entry: h.plane.add_policy(e))
+        for host, mine, other in ((a, 1, 2), (b, 2, 1)):
+            host.ns.add_address(f"10.{50 + number}.{mine}.1/24", device=name)
+            host.ns.ip(f"route add 10.{50 + number}.{other}.0/24 dev {name}")
+    ping(a, "10.51.2.1")
+    counts = {sa.id.spi: sa.counters.packets for sa in b.plane.sad}
+    assert counts == {0x5100: 3, 0x5101: 3, 0x5200: 0, 0x5201: 0}
+    # The route moves to the other interface: no new SA is needed, and the answers come back there.
+    a.ns.ip("route replace 10.51.2.0/24 dev blue src 10.52.1.1")
+    ping(a, "10.51.2.1")
+    assert {sa.id.spi: sa.counters.packets for sa in b.plane.sad} == {
+        0x5100: 3,
+        0x5101: 3,
+        0x5200: 3,
+        0x5201: 3,
+    }
+    # A strict host takes what came by the wrong interface for a forgery: the SA's interface is where it came out.
+    b.ns.sysctl(ipv4__conf__all__rp_filter=1, ipv4__conf__red__rp_filter=1, ipv4__conf__blue__rp_filter=1)
+    a.ns.ip("route replace 10.51.2.0/24 dev blue src 10.51.1.1")
+    lost = a.ns.inside(lambda: os.system("ping -c 1 -W 1 10.51.2.1 > /dev/null 2>&1"))
+    assert lost != 0
+    assert next(sa for sa in b.plane.sad if sa.id.spi == 0x5200).counters.packets == 4
+    # Without policies the interfaces are gone.
+    for host in hosts:
+        for entry in list(host.plane.policies()):
+            host.plane.remove_policy(entry)
+        assert "red" not in host.ns.run("ip", "-br", "link")
+    # A device that someone deletes comes back with the next change of links.
+    entry = SpdEntry("net/green", Action.PROTECT, everything, everything, 1, 7, interface="green")
+    a.ns.inside(lambda: a.plane.add_policy(entry))
+    a.ns.ip("link del green")
+    a.ns.inside(a.plane.addresses_changed)
+    assert "green" in a.ns.run("ip", "-br", "link")
+    with pytest.raises(DataPlaneError, match="interface name"):
+        a.plane.add_policy(replace(entry, interface="no such name"))
+    assert a.plane.policies() == (entry,)
