@@ -52,9 +52,14 @@ class Identity:
         return self.type == 0
 
 
+REVOCATION_POLICIES = ("strict", "ifuri", "relaxed")
+"""What a remote's certificates must be: known to be good; that, where somebody can be asked; not known to be revoked."""
+
+
 class AuthClass(Enum):
     PSK = "psk"
     PUBKEY = "pubkey"
+    EAP = "eap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ class AuthConfig:
         str, ...
     ] = ()  # crypto.schemes.parse_rules of auth = pubkey-sha256...; empty: any SHA-2
     revocation: str = "relaxed"  # of the remote's certificates: strict, ifuri or relaxed
+    eap: str = ""  # method of auth = eap-METHOD (identity, md5, mschapv2, gtc, tls); empty: whichever both know
+    eap_id: Identity | None = None  # None: as the IKE identity; of a remote, %any or a pattern asks the peer for it
 
 
 class ChildAction(Enum):
@@ -110,6 +117,17 @@ class ChildConfig:
     sha256_96: bool = False  # HMAC-SHA-256 cut to 96 bits, as before RFC 4868
 
 
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """swanctl.conf's pools.<pool>: addresses to lease, and attributes for who leases one (RFC 7296 §3.15.1)."""
+
+    name: str
+    first: IPAddress
+    last: IPAddress
+    text: str  # as configured, for get-pools
+    attributes: tuple[tuple[int, bytes], ...] = ()  # (attribute type, value)
+
+
 class UniquePolicy(Enum):
     """What an IKE SA of the same peer means for its elder (swanctl's unique)."""
 
@@ -142,15 +160,19 @@ class ConnectionConfig:
     rand_time: float = 1440
     send_cert: str = "ifasked"
     send_certreq: bool = True
+    vips: tuple[IPAddress, ...] = ()  # virtual IPs to ask for; an unspecified one takes any of its version
+    pools: tuple[str, ...] = ()  # address pools that the peer gets its virtual IPs from
+    reauth_time: float = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SharedSecret:
-    """A pre-shared key and the identities that own it (empty owners: any peer). ``data`` never leaves the process."""
+    """A secret and the identities that own it (empty owners: any peer). ``data`` never leaves the process."""
 
     id: str
     data: bytes = field(repr=False)
     owners: tuple[Identity, ...] = ()
+    kind: str = "ike"  # ike, eap, ntlm (a password's NT hash, for MSCHAPv2) or ppk
 
 
 # --- views: what VICI and tests may see of live SAs (never a key) -----------------------------------------------------
@@ -255,6 +277,10 @@ class IkeSaView:
     generation: int
     remote_cert_expiry: float | None = None  # POSIX seconds, not the monotonic clock
     local_cert_expiry: float | None = None
+    local_vips: tuple[IPAddress, ...] = ()
+    remote_vips: tuple[IPAddress, ...] = ()
+    remote_eap_id: str | None = None
+    reauth_time: float | None = None
 
 
 # --- outputs: carried out in order ------------------------------------------------------------------------------------
@@ -301,6 +327,18 @@ class AddPolicy:
 @dataclass(frozen=True, slots=True)
 class RemovePolicy:
     entry: SpdEntry
+
+
+@dataclass(frozen=True, slots=True)
+class AddVirtualIp:
+    """This host has this address while an IKE SA lives that the peer gave it for."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVirtualIp:
+    address: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +438,7 @@ Output = (
     SendDatagram | InstallSa | UpdateSa | RemoveSa | ReleaseSpi | AddPolicy | RemovePolicy | LogRecorded
     | IkeSaEstablished | IkeSaRekeyed | IkeSaUpdated | IkeSaDeleted
     | ChildSaEstablished | ChildSaRekeyed | ChildSaDeleted | NegotiationFailed | CommandFinished | KeysDerived
-    | FetchRevocation
+    | FetchRevocation | AddVirtualIp | RemoveVirtualIp
 )  # fmt: skip
 
 

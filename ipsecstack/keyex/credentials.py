@@ -129,8 +129,10 @@ class CredentialStore:
     def shared_ids(self) -> list[str]:
         return list(self._shared)
 
-    def find_shared(self, local: Identity | None, remote: Identity | None) -> bytes | None:
-        """The secret that best fits two identities: owners that name the peer count most, then ourselves.
+    def find_shared(
+        self, local: Identity | None, remote: Identity | None, kind: str = "ike"
+    ) -> bytes | None:
+        """The secret of a kind that best fits two identities: owners that name the peer count most, then ourselves.
 
         A secret with owners of which none fits the peer is used only if it names ourselves and nobody else.
         """
@@ -139,6 +141,8 @@ class CredentialStore:
         if self._by_owner is None:
             self._by_owner = _Owners(self._shared.values())
         for secret in self._by_owner.candidates(local, remote):
+            if secret.kind != kind:
+                continue
             peer = (
                 max((identity.matches(o, remote) for o in secret.owners), default=Match.ANY)
                 if remote
