@@ -18,6 +18,7 @@ from ipsecstack.crypto.schemes import parse_rules
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex.base import (
+    REVOCATION_POLICIES,
     AuthClass,
     AuthConfig,
     ChildAction,
@@ -27,7 +28,6 @@ from ipsecstack.keyex.base import (
     Proposal,
     UniquePolicy,
 )
-from ipsecstack.keyex.revocation import POLICIES
 
 MAX_NAME_OCTETS = 120
 """Two names and a number must fit into a VICI element name, which has 255 octets."""
@@ -195,7 +195,7 @@ def _read_auth(
             )
     revocation = "relaxed"
     if not own:
-        revocation = reader.choice("revocation", {word: word for word in POLICIES}, "relaxed")
+        revocation = reader.choice("revocation", {word: word for word in REVOCATION_POLICIES}, "relaxed")
     identity = reader.get("id", _parse_identity, None)
     if identity is None and leaf:
         identity = _subject(leaf[0])

@@ -53,7 +53,7 @@ class Identity:
 
 
 REVOCATION_POLICIES = ("strict", "ifuri", "relaxed")
-"""What a remote's certificates must be: known to be good; that, where somebody can be asked; not known to be revoked."""
+"""What a remote's certificates must be: known to be good; that, if anybody can be asked; not known to be revoked."""
 
 
 class AuthClass(Enum):

@@ -20,7 +20,6 @@ MAX_ANSWERS = 4096
 MAX_LISTS = 256
 MAX_PENDING = 64
 RETRY_AFTER = 60.0  # seconds until a responder that failed is asked again
-POLICIES = ("strict", "ifuri", "relaxed")
 
 _Subject = tuple[bytes, int]  # SHA-1 of the issuer's key, serial number
 

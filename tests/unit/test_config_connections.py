@@ -259,7 +259,8 @@ def test_daemon_settings_are_typed() -> None:
 
 def test_daemon_settings_name_real_options() -> None:
     """Every setting that is no option of the key exchange is one of the few that the daemon itself reads."""
-    own = {"socket", "group", "log_level", "dataplane", "device", "mtu", "pid_file", "nat_keepalive"}
+    own = {"socket", "group", "log_level", "dataplane", "device", "mtu", "pid_file", "nat_keepalive",
+           "kernel_policies", "install_routes"}  # fmt: skip
     assert set(SETTINGS) - own <= set(Options.__dataclass_fields__)
 
 
@@ -268,7 +269,7 @@ def test_daemon_settings_name_real_options() -> None:
     [
         ("retransmit_tires = 3", "did you mean 'retransmit_tries'"),
         ("port = 0", "1..65535"),
-        ("dataplane = xfrm", "tun, memory"),
+        ("dataplane = pf_key", "tun, "),
         ("retransmit_timeout = fast", "not a number"),
         ("x { }", "no such section"),
     ],
