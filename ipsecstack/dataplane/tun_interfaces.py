@@ -37,9 +37,9 @@ class VirtualInterfaces:
         self._uses: dict[str, int] = {}
         self._poll = select.epoll()
 
-    def fileno(self) -> int:
-        """Readable when packets wait in one of the devices."""
-        return self._poll.fileno()
+    def fileno(self) -> int | None:
+        """Readable when packets wait in one of the devices; None after ``close``."""
+        return None if self._poll.closed else self._poll.fileno()
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._devices)
@@ -92,6 +92,8 @@ class VirtualInterfaces:
 
         A device that someone deleted is let go; ``restore`` makes it again.
         """
+        if self._poll.closed:
+            return
         ready = {fd for fd, _ in self._poll.poll(0)}
         for name, device in list(self._devices.items()):
             if device.fd not in ready:
