@@ -169,7 +169,8 @@ class SaCounters:
 
     ``last_used`` is the time of the last packet that passed, None before the first. ``replays`` splits
     ``replay_errors`` by kind; None for an outbound SA, and where the data plane does not tell the kinds apart.
-    ``details`` is None where the data plane does not count such things.
+    ``details`` is None where the data plane does not count such things. ``uncounted`` names errors that the data plane
+    does not count for single SAs: they stay 0 and mean nothing.
     """
 
     octets: int = 0
@@ -182,6 +183,7 @@ class SaCounters:
     last_used: float | None = None
     replays: ReplayCounts | None = None
     details: PacketDetails | None = field(default=None, compare=False)
+    uncounted: frozenset[str] = field(default=frozenset(), compare=False)
 
     def copy(self) -> SaCounters:
         """What was counted up to now, in an object of its own."""

@@ -167,7 +167,8 @@ def _traffic(s: Section, way: str, counters: SaCounters | None, drops: dict[str,
     if counters.last_used is not None:
         s[f"use-{way}"] = _since(counters.last_used, now)
     for field, key in drops.items():
-        s[key] = str(getattr(counters, field))
+        if field not in counters.uncounted:
+            s[key] = str(getattr(counters, field))
     if way == "in" and counters.replays is not None:
         for field, key in _REPLAYS_IN.items():
             s[key] = str(getattr(counters.replays, field))

@@ -448,7 +448,6 @@ class XfrmDataPlane:
             if entry.reqid != reqid:
                 continue
             if not entry.trap:
-                self.counters.no_sa_out += 1
                 return
             self._acquired[reqid] = asked.seq
             flow = packet_of(asked.selector)

@@ -42,6 +42,9 @@ from ipsecstack.ipsec.sa import (
 
 PROTOCOLS = {SecurityProtocol.ESP: ESP, SecurityProtocol.AH: AH}
 MODES = {Mode.TUNNEL: StateMode.TUNNEL, Mode.TRANSPORT: StateMode.TRANSPORT}
+UNCOUNTED = frozenset({"policy_errors", "padding_errors", "other_errors"})
+"""What the kernel counts for the whole network namespace alone."""
+
 _PLAIN_WINDOW = 32  # what struct xfrm_replay_state has bits for
 _PATH = 0xFFFF  # TFC padding to more than any path takes: the kernel stops at what fits
 
@@ -182,7 +185,7 @@ class Installed:
     description: SaDescription = field(repr=False)
     states: tuple[StateId, ...]
     base: Faults = field(default_factory=Faults)  # counted before it moved to other addresses
-    counters: SaCounters = field(default_factory=SaCounters)
+    counters: SaCounters = field(default_factory=lambda: SaCounters(uncounted=UNCOUNTED))
     looked: float = 0.0
     told: set[tuple[bool, str]] = field(default_factory=set)
     told_remote: object = None
