@@ -32,6 +32,7 @@ AUTH_REASONS = frozenset(
         "NO_PEER_CONFIG",
         "CERTIFICATE",
         "CERTIFICATE_INVALID",
+        "CERTIFICATE_REVOKED",
     }
 )
 
