@@ -35,7 +35,7 @@ from ipsecstack.wire.ip import (
 from ipsecstack.wire.ipcomp import PROTO_IPCOMP
 
 _MAX_DECISIONS = 8192
-_DONT_FRAGMENT = 0x100  # beside the octet of DSCP and ECN, in the key of a run
+_DONT_FRAGMENT = 0x4000  # beside the octet of DSCP and ECN, in the key of a run
 _ESP, _AH = 50, 51
 _LONGEST = 65535 - 256  # what leaves room for every outer header
 
@@ -68,7 +68,7 @@ class OutboundProcessing(Processing):
             decisions = self._decisions[interface] = {}
         run: list[Packet] = []
         special: list[tuple[OutboundSa, bytes, Packet]] = []
-        last_sa, last_tos = None, -1
+        last_sa, last_tos, longest = None, -1, 0
         if self._released:
             packets = [*self._released, *packets]
             self._released = []
@@ -80,17 +80,18 @@ class OutboundProcessing(Processing):
                 continue
             sa = decisions.get(key)
             if sa is None:
-                sa = self._decide(key, packet, now, interface)
+                sa = self._special.get((interface, key)) or self._decide(key, packet, now, interface)
                 if sa is None:
                     continue
-            if sa.special:
-                special.append((sa, key, packet))
-                continue
-            tos = packet[1] | (packet[6] & 0x40) << 2 if packet[0] < 0x60 else traffic_class(packet) | 0x100
+                if sa.special:
+                    special.append((sa, key, packet))
+                    continue
+            # What else stands beside DF in that octet splits a run at worst: ``_outer_tos`` looks at DF alone.
+            tos = packet[1] | packet[6] << 8 if packet[0] < 0x60 else traffic_class(packet) | 0x4000
             if sa is not last_sa or tos != last_tos:
-                last_sa, last_tos = sa, tos
+                last_sa, last_tos, longest = sa, tos, sa.max_packet
                 run = runs.setdefault((sa, self._outer_tos(sa, tos)), [])
-            if len(packet) <= sa.max_packet:
+            if len(packet) <= longest:
                 run.append(packet)
             else:
                 run += self._fit_packet(sa, packet)
@@ -122,16 +123,28 @@ class OutboundProcessing(Processing):
         flow = Flow.from_key(key)
         for sa in self.sad.outbound(entry.reqid):
             if not sa.lifetime.expired and sa.selects(flow):
-                decisions = self._decisions.setdefault(interface, {})
-                if len(decisions) >= _MAX_DECISIONS:
-                    decisions.clear()
-                decisions[key] = sa
+                self._remember(key, interface, sa)
                 return sa
         if entry.trap:
             self._queue(entry, flow, packet, now)
         else:
             self.counters.no_sa_out += 1
         return None
+
+    def _remember(self, key: bytes, interface: str, sa: OutboundSa) -> None:
+        """Packets with this flow key need not be decided again."""
+        if sa.special:
+            if len(self._special) >= _MAX_DECISIONS:
+                self._special.clear()
+            self._special[interface, key] = sa
+            return
+        decisions = self._decisions.setdefault(interface, {})
+        if len(decisions) >= _MAX_DECISIONS:
+            decisions.clear()
+        decisions[key] = sa
+
+    def _known(self, key: bytes, interface: str) -> OutboundSa | None:
+        return self._decisions.get(interface, {}).get(key) or self._special.get((interface, key))
 
     def _decide_fragment(
         self, base: bytes, datagram: bytes, later: bool, packet: Packet, now: float, interface: str
@@ -146,7 +159,7 @@ class OutboundProcessing(Processing):
             protect = entry is not None and entry.action is Action.PROTECT
             if not protect or self._carries_fragments(first, base, interface):
                 key = first
-        sa = self._decisions.get(interface, {}).get(key) or self._decide(key, packet, now, interface)
+        sa = self._known(key, interface) or self._decide(key, packet, now, interface)
         if sa is not None and later:
             assert sa.counters.details is not None
             sa.counters.details.fragments += 1
@@ -154,7 +167,7 @@ class OutboundProcessing(Processing):
 
     def _carries_fragments(self, first: bytes, base: bytes, interface: str) -> bool:
         """May later fragments use the SA of their first one?"""
-        sa = self._decisions.get(interface, {}).get(first)
+        sa = self._known(first, interface)
         if sa is None:
             return True  # the first one waits for an SA: so may these
         d = sa.description

@@ -48,6 +48,7 @@ class Processing:
         self._timer_count = 0
         # By interface: flow keys that go into an SA right away; anything else is decided packet by packet.
         self._decisions: dict[str, dict[bytes, OutboundSa]] = {}
+        self._special: dict[tuple[str, bytes], OutboundSa] = {}  # those that go into SAs with more to do
         self._waiting = AcquireQueue()
         self._released: list[bytes] = []
         self._dummies: list[tuple[SaId, int, int]] = []
@@ -80,7 +81,7 @@ class Processing:
         for limit in reached:
             self._events.append(SaExpired(sa.id, limit.hard, limit.kind))
             if limit.hard:
-                self._decisions.clear()
+                self._decide_again()
 
     def _expire_due(self, now: float) -> None:
         while (at := self._next_expiry()) is not None and at <= now:
@@ -102,6 +103,12 @@ class Processing:
         """For the outer IPv4 headers that are made here: never 0, which a raw socket would replace."""
         self._identification = self._identification % 0xFFFF + 1
         return self._identification
+
+    def _decide_again(self) -> None:
+        """SAs or policies changed: what was decided for flows holds no more."""
+        for decisions in self._decisions.values():
+            decisions.clear()
+        self._special.clear()
 
     # --- what processing left for the device -------------------------------------------------------------------------
 

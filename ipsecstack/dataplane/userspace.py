@@ -68,7 +68,7 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         self._watch(installed)
         if isinstance(installed, OutboundSa):
             self._fit(installed)
-            self._decisions.clear()
+            self._decide_again()
             self._released += self._waiting.take(sa)
 
     def _check(self, sa: SaDescription) -> None:
@@ -107,7 +107,7 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         removed = self.sad.remove(sa)
         if removed is None:
             return None
-        self._decisions.clear()
+        self._decide_again()
         self._touched.discard(removed)
         return removed.counters
 
@@ -125,7 +125,7 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         self._policy_uses[entry] = self._policy_uses.get(entry, 0) + 1
         if self._policy_uses[entry] == 1:
             self.spd.add(entry)
-            self._decisions.clear()
+            self._decide_again()
 
     def remove_policy(self, entry: SpdEntry) -> None:
         """Take an entry out; nothing happens when it is not there."""
@@ -138,7 +138,7 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         self.spd.remove(entry)
         self._waiting.forget(entry)
         self._count_waiting()
-        self._decisions.clear()
+        self._decide_again()
 
     def has_policy(self, entry: SpdEntry) -> bool:
         return entry in self._policy_uses
@@ -248,7 +248,7 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         self.sad = Sad()
         self.spd = Spd()
         self._policy_uses.clear()
-        self._decisions.clear()
+        self._decide_again()
         self._waiting.clear()
         self._timers.clear()
         self._released.clear()
