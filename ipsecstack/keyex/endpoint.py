@@ -23,7 +23,7 @@ from ipsecstack.keyex.base import (
 )
 from ipsecstack.keyex.bookkeeping import Counters, Tickets
 from ipsecstack.keyex.credentials import CredentialStore
-from ipsecstack.keyex.ikev2 import lifecycle, machine, timers
+from ipsecstack.keyex.ikev2 import addresses, lifecycle, machine, timers
 from ipsecstack.keyex.ikev2.authenticate import remote_round
 from ipsecstack.keyex.ikev2.informational import DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
@@ -382,9 +382,8 @@ class Endpoint:
     def peer_address_changed(self, sa: SaId, remote: Address, now: float) -> None:
         child = self.registry.child(sa)
         ike = child.owner if child is not None else None
-        movable = ike is not None and ike.nat_remote and not ike.nat_local and ike.state is State.ESTABLISHED
-        if ike is not None and movable and ike.remote != remote:
-            machine.move(ike, ike.local, remote)
+        if ike is not None and ike.state is State.ESTABLISHED:
+            addresses.follow_nat(ike, ike.local, remote)
         self._settle()
 
     # --- views ---

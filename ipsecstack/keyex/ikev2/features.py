@@ -8,3 +8,6 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class Features:
     """Filled by the extensions of ``extensions.EXTENSIONS``. A rekeyed IKE SA gets its elder's."""
+
+    nat_traversal: bool = False
+    """NAT detection was done: ESP in UDP is possible (RFC 7296 §2.23)."""

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ipsecstack.crypto import auth, ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
-from ipsecstack.ipsec.sa import Address, SecurityProtocol
-from ipsecstack.keyex.base import ConnectionConfig, IkeSaUpdated, Proposal
+from ipsecstack.ipsec.sa import SecurityProtocol
+from ipsecstack.keyex.base import ConnectionConfig, Proposal
 from ipsecstack.keyex.ikev2 import authenticate, extensions, keymat, lifecycle, nat
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.negotiate import NONCE_OCTETS
@@ -113,35 +113,14 @@ def handle_response(sa: IkeSa, task: IkeInit, message: Message, now: float) -> N
     authenticate.note_certificate_requests(sa, message)
     keymat.protect_initial(sa, suite, shared, initial.nonce, nonce.data)
     initial.ke = None
-    note_nat(sa, config, nat.detect(message, sa.spi_i, sa.spi_r, sa.local, sa.remote))
+    nat.note(sa, config, nat.detect(message, sa.spi_i, sa.spi_r, sa.local, sa.remote))
     extensions.init_answered(sa, message)
     if sa.nat:
-        _float(sa)
+        nat.float_ports(sa)
     auth_task = IkeAuth(initial.children)
     auth_task.tickets, task.tickets = task.tickets, []
     sa.enter(State.AUTH_SENT)
     sa.enqueue(auth_task, first=True)
-
-
-def note_nat(sa: IkeSa, config: ConnectionConfig, finding: nat.Finding) -> None:
-    """Log and keep what NAT detection found; ``encap`` forces encapsulation where it found nothing."""
-    sa.nat_local, sa.nat_remote = finding.local, finding.remote
-    sa.nat_fake = config.encap and finding.supported and not (finding.local or finding.remote)
-    if finding.local:
-        sa.log("IKE", 1, "local host is behind NAT, sending keep alives")
-    if finding.remote:
-        sa.log("IKE", 1, "remote host is behind NAT")
-    if sa.nat_fake:
-        sa.log("IKE", 1, "faking NAT situation to enforce UDP encapsulation")
-
-
-def _float(sa: IkeSa) -> None:
-    """Go on from and to port 4500 (§2.23), unless other ports than 500 are configured."""
-    options = sa.host.options
-    if sa.local.port == options.port:
-        sa.local = Address(sa.local.host, options.port_nat_t)
-    if sa.remote.port == 500 or sa.remote.port == options.port:
-        sa.remote = Address(sa.remote.host, 4500 if sa.remote.port == 500 else options.port_nat_t)
 
 
 def _again_with_cookie(sa: IkeSa, task: IkeInit, cookie: bytes, now: float) -> None:
@@ -243,7 +222,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     initial.peer_hashes = _peer_hashes(message)
     keymat.protect_initial(sa, suite, shared, nonce.data, initial.nonce)
     finding = nat.detect(message, sa.spi_i, bytes(8), sa.local, sa.remote)
-    note_nat(sa, config, finding)
+    nat.note(sa, config, finding)
     sa.give_up_at = now + host.options.half_open_timeout
     sa.enter(State.HALF_OPEN)
     payloads: list[Payload] = [
@@ -265,9 +244,3 @@ def _method_name(number: int) -> str:
         return KeId(number).vici_name
     except ValueError:
         return str(number)
-
-
-def update_addresses(sa: IkeSa) -> None:
-    """Tell that addresses, ports or NAT state changed."""
-    sa.host.touch(sa)
-    sa.host.emit(IkeSaUpdated(sa.view()))

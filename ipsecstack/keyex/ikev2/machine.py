@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ipsecstack.crypto.errors import IntegrityError
-from ipsecstack.ipsec.sa import Address, Direction, SaId, SecurityProtocol
-from ipsecstack.keyex.base import SendDatagram, UpdateSa
-from ipsecstack.keyex.ikev2 import extensions, ike_auth, lifecycle
+from ipsecstack.ipsec.sa import Address, SecurityProtocol
+from ipsecstack.keyex.base import SendDatagram
+from ipsecstack.keyex.ikev2 import addresses, extensions, ike_auth, lifecycle
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
-from ipsecstack.keyex.ikev2.ike_sa_init import update_addresses
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
 from ipsecstack.keyex.ikev2.postpone import postponed
 from ipsecstack.keyex.ikev2.protect import DecryptionError, parse_inner
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
-from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
-from ipsecstack.keyex.ikev2.states import ChildState, Kind, Role, State, duplicated, kind_of
+from ipsecstack.keyex.ikev2.sa import IkeSa
+from ipsecstack.keyex.ikev2.states import Kind, Role, State, duplicated, kind_of
 from ipsecstack.keyex.ikev2.table import TABLE
 from ipsecstack.keyex.ikev2.task import Refusal, Task
 from ipsecstack.keyex.window import Verdict
@@ -335,47 +332,7 @@ def _authenticated(sa: IkeSa, data: bytes, local: Address, remote: Address, now:
         sa.host.touch(sa)
         return
     if remote != sa.remote and sa.nat_remote and not sa.nat_local:
-        move(sa, local, remote)
-
-
-def move(sa: IkeSa, local: Address, remote: Address) -> None:
-    """The peer is reached at another address or port from now on."""
-    if remote.host != sa.remote.host and not _spis_free(sa, remote):
-        sa.log(
-            "IKE", 1, f"remote endpoint stays {sa.remote}: at {remote.host} an SPI of it is in use already"
-        )
-        return
-    sa.log("IKE", 1, f"remote endpoint changed from {sa.remote} to {remote}")
-    sa.local, sa.remote = local, remote
-    for child in sa.children:
-        if child.inbound is not None:
-            sa.host.emit(UpdateSa(child.inbound, remote, local, child.encapsulated))
-            child.inbound = _renamed(sa, child, child.inbound, local)
-        if child.outbound is not None and child.state is not ChildState.DELETED:
-            sa.host.emit(UpdateSa(child.outbound, local, remote, child.encapsulated))
-            child.outbound = _renamed(sa, child, child.outbound, remote)
-        if child.pending_out is not None:
-            waiting = replace(child.pending_out, source=local, destination=remote)
-            _renamed(sa, child, child.pending_out.id, remote)
-            child.pending_out = waiting
-        sa.host.touch(sa, child)
-    update_addresses(sa)
-
-
-def _spis_free(sa: IkeSa, remote: Address) -> bool:
-    """Nobody else at this address has an SPI that we send to: SAs of two peers must not become one."""
-    for child in sa.children:
-        taken = sa.host.child_of(SaId(Direction.OUT, child.protocol, child.spi_out, remote.host))
-        if taken is not None and taken.owner is not sa:
-            return False
-    return True
-
-
-def _renamed(sa: IkeSa, child: ChildSa, old: SaId, destination: Address) -> SaId:
-    new = replace(old, destination=destination.host)
-    sa.host.removed(old)
-    sa.host.installed(new, child)
-    return new
+        addresses.move(sa, local, remote)
 
 
 def _observe(sa: IkeSa, row: object, before: State) -> None:
