@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from lab.dataplane_contract import CONTRACT
 from lab.guest_dataplane import KERNEL_ONLY
+from lab.netns import namespaces
 from lab.policy import require_tool
-from lab.uml import ALL_MODULES, guest_script
+from lab.uml import ALL_MODULES, guest_script, run_guest
 
 LAB = Path(__file__).resolve().parent.parent / "lab"
 GUEST_TIME = 150.0  # seconds; 30 are usual
@@ -133,3 +134,13 @@ def test_a_crash_leaves_nothing_that_matters(seen: Seen) -> None:
     assert seen["cleared"][1] == 0
     assert all_answered(seen["pings"])
     assert seen["stopped"] == [1, 0]
+
+
+def test_a_guest_is_reached_by_a_tap_device() -> None:
+    """For tests that have one end in a guest and the other here."""
+    require_tool("linux.uml")
+    with namespaces("tap") as (place,):
+        place.ip("tuntap add tap0 mode tap", "addr add 192.0.2.1/24 dev tap0", "link set tap0 up")
+        command = "ip addr add 192.0.2.2/24 dev vec0; ip link set vec0 up; ping -c1 -W5 192.0.2.1"
+        done = place.inside(lambda: run_guest(["sh", "-c", command], 60, modules=(), tap="tap0"))
+        assert done.status == 0, done

@@ -27,7 +27,7 @@ ORDERED = sorted(QUICK, key=lambda row: GROUNDS.index(row.ground))
 
 @pytest.fixture(scope="module", params=ROLES)
 def lanes(request: pytest.FixtureRequest) -> Iterator[Lanes]:
-    for tool in ("nft", "conntrack"):
+    for tool in ("iptables-legacy", "conntrack"):
         require_tool(tool)
     made = Lanes(request.param, "userspace")
     yield made

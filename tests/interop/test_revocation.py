@@ -97,3 +97,27 @@ def test_revocation(lab: Lab, uris: str, who: int) -> None:
         assert "was revoked (keyCompromise)" in lab.pair.a.log()
     finally:
         lab.ca.revoked.clear()
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["initiator", "responder"])
+def test_a_list_in_the_folder(lab: Lab, who: int) -> None:
+    """Stock swanctl loads and lists it; a newer one takes its place, and what it revokes is refused."""
+    a = lab.pair.a
+    folder = a.folder / "x509crl"
+    folder.mkdir(exist_ok=True)
+    lab.silent = True
+    try:
+        (folder / "lab.crl").write_bytes(lab.ca.crl(number=10 * who + 1))
+        lab.configure("strict", "crl_uris")
+        assert lab.comes_up(who)
+        assert "List of X.509 CRLs" in a.swanctl("--list-certs")
+        lab.ca.revoke(lab.b_certificate)
+        (folder / "lab.crl").write_bytes(lab.ca.crl(number=10 * who + 2, begins=-1))
+        a.swanctl("--load-creds", "--noprompt")
+        assert not lab.comes_up(who)
+        assert "was revoked (unspecified)" in a.log()
+    finally:
+        lab.silent = False
+        lab.ca.revoked.clear()
+        (folder / "lab.crl").unlink()
+        a.swanctl("--load-creds", "--noprompt", "--clear")

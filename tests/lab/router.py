@@ -2,7 +2,7 @@
 
     a 10.98.1.2 -- 10.98.1.1 ra 10.99.0.1 -- 10.99.0.2 rb 10.98.2.1 -- 10.98.2.2 b
 
-Both routers route; what else they do is nftables' (`masquerade`, `drop_fragments`). IPv6 likewise under fd98:1::,
+Both routers route; what else they do is iptables' (`masquerade`, `drop_fragments`). IPv6 likewise under fd98:1::,
 fd99::, fd98:2::. `Delay` is a bridge that holds each frame back for a while, so that requests of both ends cross.
 """
 
@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lab.netns import Namespace, link
@@ -31,12 +31,6 @@ SNAP = 65535
 INSIDE4 = ("10.98.1.2", "10.98.2.2")
 INSIDE6 = ("fd98:1::2", "fd98:2::2")
 OUTSIDE4 = ("10.99.0.1", "10.99.0.2")
-IKE_PORTS = "{ 500, 4500 }"
-
-
-def nft(namespace: Namespace, lines: Sequence[str]) -> None:
-    """Load an nftables ruleset in a namespace."""
-    namespace.run("nft", "\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -71,35 +65,32 @@ def route(left: Namespace, right: Namespace, ra: Namespace, rb: Namespace, mtu: 
     return Routers(ra, rb)
 
 
+def tables(router: Namespace, *lines: str, version: int = 4) -> None:
+    """iptables commands, one a line."""
+    tool = "iptables-legacy" if version == 4 else "ip6tables-legacy"
+    for line in lines:
+        router.run(tool, "-w", *line.split())
+
+
 def masquerade(router: Namespace, inside: str, forward_to: str | None = None) -> None:
     """Translate what leaves `net` (UDP to ports from 20000 on, at random, so that forgetting means a new port).
 
     `forward_to`: a host inside to which IKE's ports are forwarded, for a responder behind the router. What is inside
     cannot be reached from outside otherwise, as with any such box.
     """
-    lines = ["table ip box {"]
+    udp = (
+        f"-t nat -A POSTROUTING -s {inside} -o net -p udp -j MASQUERADE --to-ports 20000-29999 --random-fully"
+    )
+    tables(router, udp, "-t nat -A POSTROUTING -o net -j MASQUERADE")
+    tables(router, "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
     if forward_to:
-        lines += [
-            "chain pre {",
-            "type nat hook prerouting priority -100;",
-            f"iifname net udp dport {IKE_PORTS} dnat to {forward_to};",
-            "}",
-        ]
-    lines += [
-        "chain post {",
-        "type nat hook postrouting priority 100;",
-        f"ip saddr {inside} oifname net meta l4proto udp masquerade to :20000-29999 fully-random;",
-        "oifname net masquerade;",
-        "}",
-        "chain forward {",
-        "type filter hook forward priority 0; policy accept;",
-        "ct state established,related accept;",
-        *([f"udp dport {IKE_PORTS} accept;"] if forward_to else []),
-        "iifname net drop;",
-        "}",
-        "}",
-    ]
-    nft(router, lines)
+        for port in (500, 4500):
+            tables(
+                router,
+                f"-t nat -A PREROUTING -i net -p udp --dport {port} -j DNAT --to-destination {forward_to}",
+                f"-A FORWARD -p udp --dport {port} -j ACCEPT",
+            )
+    tables(router, "-A FORWARD -i net -j DROP")
 
 
 def forget(router: Namespace) -> None:
@@ -108,25 +99,18 @@ def forget(router: Namespace) -> None:
 
 
 def drop_fragments(router: Namespace) -> None:
-    """Drop every IP fragment on the way through, first ones too, and count them (`dropped_fragments`)."""
-    nft(
-        router,
-        [
-            "table inet frags {",
-            "counter lost { }",
-            "chain through {",
-            "type filter hook forward priority 0; policy accept;",
-            "ip frag-off & 0x3fff != 0 counter name lost drop;",
-            "exthdr frag exists counter name lost drop;",
-            "}",
-            "}",
-        ],
-    )
+    """Drop every IP fragment but first ones on the way through, and count them (`dropped_fragments`)."""
+    tables(router, "-A FORWARD -f -j DROP")
+    tables(router, "-A FORWARD -m frag -j DROP", version=6)
 
 
 def dropped_fragments(router: Namespace) -> int:
-    words = router.run("nft", "list", "counter", "inet", "frags", "lost").split()
-    return int(words[words.index("packets") + 1])
+    """How many were, of both versions."""
+    count = 0
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        rules = router.run(tool, "-w", "-L", "FORWARD", "-n", "-v", "-x").splitlines()[2:]
+        count += sum(int(rule.split()[0]) for rule in rules if "DROP" in rule)
+    return count
 
 
 def no_checksum_offload(namespace: Namespace, device: str = "wan") -> None:

@@ -42,7 +42,8 @@ GUEST_MODULES = (
         "xfrm4_tunnel",
         "xfrm6_tunnel",
     ),
-    *("nf_tables", "nft_chain_nat", "nft_masq", "nft_nat", "nft_ct", "nft_counter", "nf_conntrack_netlink"),
+    *("ip_tables", "iptable_nat", "iptable_filter", "ip6_tables", "ip6table_filter", "ip6t_frag"),
+    *("xt_MASQUERADE", "xt_nat", "xt_conntrack", "xt_tcpudp", "nf_conntrack_netlink"),
 )
 SECONDS_IN_ALL = 3600.0
 

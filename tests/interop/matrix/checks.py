@@ -14,11 +14,20 @@ from lab.process import wait_until
 Seen = dict[str, Any]
 
 
+def negotiated(lane: Lane, row: Row) -> None:
+    """What the row's configuration asks for is what both ends list: mode, protocol, ESN."""
+    child = {**row.ends.child}
+    words = str(child.get("ah_proposals", row.ends.esp)).split("-")
+    for seen in lane.mirrored(natted=lane.ground.nat != frozenset()):
+        assert seen.raw["mode"] == str(child.get("mode", "tunnel")).upper(), seen.raw["mode"]
+        assert seen.raw["protocol"] == ("AH" if "ah_proposals" in child else "ESP"), seen.raw["protocol"]
+        assert (seen.raw.get("esn") == "1") == ("esn" in words), f"esn: {seen.raw.get('esn')}"
+
+
 def carries(lane: Lane, row: Row) -> Seen:
     """Up, mirrored, data both ways with exact counters."""
     with lane.up(row):
-        natted = lane.ground.nat != frozenset()
-        lane.mirrored(natted=natted)
+        negotiated(lane, row)
         moved = lane.moved(lane.ends_of(row.ends.ts), octets=row.octets)
     return {"sent": moved.sent, "lost": moved.lost}
 
@@ -149,6 +158,24 @@ def childless(lane: Lane, row: Row) -> Seen:
         return total(lane.moved(lane.ends_of(row.ends.ts)))
 
 
+def compressed(lane: Lane, row: Row) -> Seen:
+    """IPComp (RFC 3173): strongSwan lists the two CPIs, and large packets are small on the wire from both ends."""
+    with lane.up(row):
+        negotiated(lane, row)
+        listed = lane.theirs.child(CHILD).raw
+        assert listed.get("cpi-in"), "strongSwan lists no CPI"
+        assert listed.get("cpi-out"), "strongSwan lists no CPI"
+        sources = lane.ends_of(row.ends.ts)
+        with Capture(lane.namespaces[lane.us], lane.ours.folder / "ipcomp.pcap") as capture:
+            moved = lane.moved(sources, octets=False, sizes=(1200, 1250, 1300, 1350))
+        lengths = esp_lengths(capture)
+        assert len(lengths) == 2, f"ESP seen from {sorted(lengths)}"
+        assert all(max(found) < 700 for found in lengths.values()), f"lengths on the wire: {lengths}"
+        # What would not get smaller is sent as it is.
+        small = lane.moved(sources, octets=False, sizes=(8, 16, 24, 40))
+    return total(moved, small)
+
+
 def padded(lane: Lane, row: Row) -> Seen:
     """TFC padding: ESP packets have one length on the wire whatever was sent, from both ends."""
     with lane.up(row):
@@ -162,11 +189,12 @@ def padded(lane: Lane, row: Row) -> Seen:
 
 
 def esp_lengths(capture: Capture) -> dict[str, set[int]]:
-    """Source address -> lengths of its IPv4 packets with protocol 50 or UDP port 4500 to and from."""
+    """Source address in hexadecimal -> lengths of its IP packets with protocol 50."""
     found: dict[str, set[int]] = {}
     for _, frame in capture.frames:
         packet = frame[14:]
         if frame[12:14] == b"\x08\x00" and packet[9] == 50:
-            source = ".".join(map(str, packet[12:16]))
-            found.setdefault(source, set()).add(int.from_bytes(packet[2:4], "big"))
+            found.setdefault(packet[12:16].hex(), set()).add(int.from_bytes(packet[2:4], "big"))
+        if frame[12:14] == b"\x86\xdd" and packet[6] == 50:
+            found.setdefault(packet[8:24].hex(), set()).add(int.from_bytes(packet[4:6], "big"))
     return found

@@ -9,8 +9,9 @@ from typing import Any
 from interop.matrix.checks import total
 from interop.matrix.lane import Lane
 from interop.matrix.plan import CHILD, Row
-from interop.matrix.probe import counted
+from interop.matrix.probe import Counted, counted
 from interop.matrix.rekeying import Flows
+from lab.netns import Namespace, NetnsError
 from lab.process import wait_until
 from lab.router import INSIDE4, OUTSIDE4, dropped_fragments, forget
 from lab.topology import WAN4
@@ -21,7 +22,7 @@ Seen = dict[str, Any]
 def translated(lane: Lane, row: Row) -> Seen:
     """Behind NAT: port 4500, both ends see the other's outside address, ESP in UDP, data both ways, rekeys go on."""
     with lane.up(row):
-        lane.mirrored(natted=True)
+        lane.mirrored(natted=True, selectors=row.octets)
         a, b = lane.a.ike_sa(), lane.b.ike_sa()
         if 0 in lane.ground.nat:
             assert b.raw["remote-host"] == OUTSIDE4[0], b.raw["remote-host"]
@@ -37,10 +38,7 @@ def translated(lane: Lane, row: Row) -> Seen:
         assert a.raw["remote-port"] == "4500", a.raw["remote-port"]
         assert lane.ours.child(CHILD).raw.get("encap") == "yes", "ESP is not in UDP"
         sources = inside(lane, row)
-        if row.octets or 1 not in lane.ground.nat:
-            first = lane.moved(sources, octets=row.octets)
-        else:
-            first = lane.moved_to(sources[0], outside(lane, 1), sources[1])
+        first = lane.moved(sources) if row.octets else both_ways_outside(lane)
         old = lane.a.child(CHILD).spis
         lane.command(1, "rekey", child=CHILD)
         lane.a.wait_other_child(old, CHILD, 8 * lane.patience)
@@ -49,10 +47,18 @@ def translated(lane: Lane, row: Row) -> Seen:
         lane.command(0, "rekey", ike="row")
         for gateway in lane.gateways:
             gateway.wait_one_ike_sa(not_spis=ike, timeout=8 * lane.patience)
-        if row.octets:
-            second = lane.moved(sources)
-            return total(first, second)
-    return total(first)
+        second = lane.moved(sources) if row.octets else both_ways_outside(lane)
+    return total(first, second)
+
+
+def both_ways_outside(lane: Lane) -> Counted:
+    """Transport mode: each end sends to the address that it knows of the other, which the routers translate.
+
+    The UDP checksums are those of the sender's addresses: they only fit when the receiver mends them (RFC 7296 2.23.1).
+    """
+    forth = lane.moved_to(0, outside(lane, 1), INSIDE4[1])
+    back = lane.moved_to(1, outside(lane, 0), INSIDE4[0])
+    return Counted(forth.sent + back.sent, forth.lost + back.lost, forth.octets + back.octets)
 
 
 def inside(lane: Lane, row: Row) -> tuple[str, str]:
@@ -126,8 +132,8 @@ def moves(lane: Lane, row: Row) -> Seen:
     names = ["fd98:1::2", "fd98:1::3"] if v6 else ["10.98.1.2", "10.98.1.3"]
     length = 64 if v6 else 24
     here = lane.namespaces[0]
-    if v6:  # charon would go on with IPv4, which stays
-        here.ip("addr del 10.98.1.2/24 dev wan")
+    # Only one version: charon would go on with the other, which stays.
+    here.ip("addr del 10.98.1.2/24 dev wan" if v6 else "addr del fd98:1::2/64 dev wan")
     sources = lane.ends_of(row.ends.ts)
     # Any address of a's network: strongSwan as responder would not take another one than its configuration names.
     ends = (
@@ -165,22 +171,31 @@ def moves(lane: Lane, row: Row) -> Seen:
             lane.moved(sources)
             return {"sent": sent, "lost": lost}
     finally:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(NetnsError):
             if names[1] in here.run("ip", "addr", "show", "dev", "wan"):
                 move(here, names[1], names[0], length, v6)
         if v6:
             here.ip("addr add 10.98.1.2/24 dev wan", "route add default via 10.98.1.1")
+        else:
+            add_v6(here)
 
 
-def move(namespace: Any, old: str, new: str, length: int, v6: bool) -> None:
+def add_v6(namespace: Namespace) -> None:
+    """Give a its IPv6 address back."""
+    namespace.ip("addr add fd98:1::2/64 dev wan nodad")
+    with contextlib.suppress(NetnsError):
+        namespace.ip("route add ::/0 via fd98:1::1 dev wan")
+
+
+def move(namespace: Namespace, old: str, new: str, length: int, v6: bool) -> None:
     """Add the new address, take the old one away; routes through a stay or are set again."""
     if v6:
         namespace.ip(f"addr add {new}/{length} dev wan nodad", f"addr del {old}/{length} dev wan")
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(NetnsError):
             namespace.ip("route add ::/0 via fd98:1::1 dev wan")
     else:
         namespace.ip(f"addr add {new}/{length} dev wan", f"addr del {old}/{length} dev wan")
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(NetnsError):
             namespace.ip("route add default via 10.98.1.1")
 
 
@@ -188,6 +203,7 @@ def moves_behind_nat(lane: Lane, row: Row) -> Seen:
     """a changes its address inside; b sees only another port of the router."""
     here = lane.namespaces[0]
     ends = (("%any", outside(lane, 1)), (INSIDE4[1], "%any"))
+    here.ip("addr del fd98:1::2/64 dev wan")
     try:
         with lane.up(row, addresses=ends):
             sources = lane.ends_of(row.ends.ts)
@@ -208,9 +224,10 @@ def moves_behind_nat(lane: Lane, row: Row) -> Seen:
                 assert time.monotonic() < deadline, "no data after the move"
             return total(first, lane.moved(sources))
     finally:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(NetnsError):
             if "10.98.1.3" in here.run("ip", "addr", "show", "dev", "wan"):
                 move(here, "10.98.1.3", "10.98.1.2", 24, False)
+        add_v6(here)
 
 
 def redirected(lane: Lane, row: Row) -> Seen:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from interop.matrix.checks import carries, childless, each_child, padded, pairs_of_selectors, virtual_address
+from interop.matrix.checks import (
+    carries,
+    childless,
+    compressed,
+    each_child,
+    padded,
+    pairs_of_selectors,
+    virtual_address,
+)
 from interop.matrix.plan import LAN4, LAN6, Ends, Row
 
 NO_TRANSPORT = {"userspace": "kernel-libipsec has no transport mode"}
@@ -112,7 +120,7 @@ ROWS = [
             "IPComp",
             name,
             Ends(ts=ts, v6=v6, child={"ipcomp": "yes", **child}),
-            carries,
+            compressed,
             lacks=NO_IPCOMP,
             octets=False,
         )
