@@ -24,7 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from espkit import A, B, describe, ts
 
 from ipsecstack.dataplane.base import PeerAddressChanged, SaExpired
+from ipsecstack.dataplane.xfrm.codec import Algorithm, State, StateFound, dump_states, read
+from ipsecstack.dataplane.xfrm.netlink import Kernel
+from ipsecstack.dataplane.xfrm.numbers import NO_LIMIT, Attribute, StateFlag
 from ipsecstack.dataplane.xfrm.plane import XfrmDataPlane
+from ipsecstack.dataplane.xfrm.structures import Encapsulation, Selector, StateId
 from ipsecstack.ipsec.sa import Address, Direction, Mode, SecurityProtocol
 from ipsecstack.ipsec.spd import Action, SpdEntry
 from ipsecstack.wire.transforms import EncrId, IntegId
@@ -279,7 +283,7 @@ def a_crash_leaves_what_the_next_one_removes(world: KernelWorld) -> None:
 
 
 def iproute2_agrees(world: KernelWorld) -> None:
-    """What we asked for, in the words of `ip xfrm`."""
+    """What we asked for, in the words of `ip xfrm`; and what it asked for, in ours."""
     sa = describe(
         Direction.OUT,
         0x6000,
@@ -287,7 +291,6 @@ def iproute2_agrees(world: KernelWorld) -> None:
         PLAIN_B,
         encapsulated=False,
         esn=True,
-        tfc=1000,
         copy_dscp="yes",
         copy_df=False,
         reqid=9,
@@ -303,10 +306,35 @@ def iproute2_agrees(world: KernelWorld) -> None:
         "esn",
         "mark 0x20/0xf0",
         "rfc4106(gcm(aes))",
-        "tfcpad 1000" if "tfcpad" in text else "",
         "sel src 10.1.0.0/25 dst 10.2.0.0/24 proto tcp sport 80",
     ):
         assert words in text, (words, text)
+    world.a.close()
+    secret = "0x" + "5e" * 20
+    world.left.ip(
+        "xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x77 reqid 5 mode transport replay-window 8 "
+        f"flag noecn aead rfc4106(gcm(aes)) {secret} 128 encap espinudp 4500 4501 0.0.0.0 "
+        "limit byte-soft 1000 limit packet-hard 9 sel src 192.0.2.1 dst 192.0.2.2 proto udp"
+    )
+    found: list[State] = []
+
+    def visit(kind: int, body: memoryview) -> None:
+        answer = read(kind, body)
+        assert isinstance(answer, StateFound)
+        found.append(answer.state)
+
+    kernel = world.left.inside(Kernel)
+    kernel.dump(dump_states(), visit)
+    kernel.close()
+    world.left.run("ip", "xfrm", "state", "flush")
+    (state,) = found
+    info = state.info
+    assert info.id == StateId(ip_address("192.0.2.2"), 0x77, 50)
+    assert (info.reqid, info.mode, info.replay_window, info.flags) == (5, 0, 8, StateFlag.NOECN)
+    assert (info.limits.soft_octets, info.limits.hard_packets, info.limits.hard_octets) == (1000, 9, NO_LIMIT)
+    assert info.selector == Selector(ip_address("192.0.2.1"), ip_address("192.0.2.2"), 32, 32, protocol=17)
+    assert state.encapsulation == Encapsulation(4500, 4501)
+    assert state.algorithms == (Algorithm(Attribute.ALG_AEAD, "rfc4106(gcm(aes))", b"", 128, 160),)
 
 
 KERNEL_ONLY: tuple[Callable[[KernelWorld], None], ...] = (

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,9 +22,12 @@ from lab.netns import Namespace, link, namespaces
 from lab.process import wait_until
 
 from ipsecstack.dataplane.base import Acquired, DataPlaneError
+from ipsecstack.dataplane.xfrm.codec import Policy, PolicyFound, dump_policies, read
 from ipsecstack.dataplane.xfrm.netlink import Kernel, KernelError
+from ipsecstack.dataplane.xfrm.numbers import StateMode, Verdict, Way
 from ipsecstack.dataplane.xfrm.plane import XfrmDataPlane
 from ipsecstack.dataplane.xfrm.routes import MARK, SourceRoutes
+from ipsecstack.dataplane.xfrm.structures import Selector, Template
 from ipsecstack.ipsec.sa import Direction, Mode, SecurityProtocol
 from ipsecstack.ipsec.spd import Action, SpdEntry
 from ipsecstack.wire.transforms import EncrId, IntegId
@@ -222,8 +226,6 @@ def test_without_rights_it_says_what_to_do(require_root: None) -> None:
         "try: XfrmDataPlane(499)\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
-    import sys
-
     done = subprocess.run(
         ["setpriv", "--inh-caps=-all", "--bounding-set=-all", sys.executable, "-c", code],
         capture_output=True,
@@ -269,8 +271,6 @@ def test_lists_are_read_to_their_end(place: Namespace, plane: XfrmDataPlane) -> 
         )
     kernel = place.inside(Kernel)
     seen: list[int] = []
-    from ipsecstack.dataplane.xfrm.codec import dump_policies
-
     kernel.dump(dump_policies(), lambda kind, body: seen.append(len(body)))
     kernel.close()
     assert len(seen) == 360
@@ -310,3 +310,51 @@ def test_routes_give_this_hosts_packets_their_source(place: Namespace) -> None:
         routes.close()
         assert [place.run("ip", version, "rule") for version in ("-4", "-6")] == before
         assert "proto 150" not in place.run("ip", "route", "show", "table", "all")
+
+
+def test_policies_of_iproute2_are_read(place: Namespace) -> None:
+    """What `ip xfrm` made of its words is what we read: the other direction of the comparison."""
+    place.ip(
+        "xfrm policy add src 10.1.0.0/24 dst 10.2.0.0/16 proto udp sport 53 dport 99 dir fwd priority 7 "
+        "mark 0x5 mask 0xf if_id 0x8 "
+        "tmpl src 192.0.2.1 dst 192.0.2.2 proto comp reqid 3 mode tunnel level use "
+        "tmpl proto esp spi 0x1234 reqid 4 mode transport"
+    )
+    found: list[Policy] = []
+
+    def visit(kind: int, body: memoryview) -> None:
+        answer = read(kind, body)
+        assert isinstance(answer, PolicyFound)
+        found.append(answer.policy)
+
+    kernel = place.inside(Kernel)
+    kernel.dump(dump_policies(), visit)
+    kernel.close()
+    (policy,) = found
+    info = policy.info
+    assert (info.way, info.priority, info.verdict) == (Way.FWD, 7, Verdict.ALLOW)
+    assert info.selector == Selector(
+        ip_address("10.1.0.0"), ip_address("10.2.0.0"), 24, 16, 17, 53, 0xFFFF, 99, 0xFFFF
+    )
+    assert (policy.mark, policy.if_id) == ((5, 15), 8)
+    assert policy.templates == (
+        Template(108, StateMode.TUNNEL, 3, ip_address("192.0.2.1"), ip_address("192.0.2.2"), 0, True),
+        Template(50, StateMode.TRANSPORT, 4, spi=0x1234),
+    )
+
+
+def test_ip_xfrm_monitor_sees_what_we_do(place: Namespace, plane: XfrmDataPlane) -> None:
+    with subprocess.Popen(
+        place.argv("ip", "xfrm", "monitor", "policy"), stdout=subprocess.PIPE, text=True
+    ) as monitor:
+        try:
+            time.sleep(0.3)  # it says nothing when it is ready
+            plane.add_policy(PROTECT)
+            plane.remove_policy(PROTECT)
+            time.sleep(0.2)
+        finally:
+            monitor.terminate()
+        text = monitor.communicate(timeout=5)[0]
+    assert len(re.findall(r"^Updated|^src 10\.", text, flags=re.M)) >= 3, text
+    assert len(re.findall(r"^Deleted", text, flags=re.M)) == 3, text
+    assert "reqid 7" in text
