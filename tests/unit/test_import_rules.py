@@ -72,15 +72,16 @@ NETWORK = "asyncio " + SOCKETS
 # The first rule whose package holds the module applies: the narrow before the wide.
 RULES = (
     rule("ipsecstack.wire", pure=True),
-    rule("ipsecstack.crypto", "ipsecstack.wire", third="cryptography", pure=True),
+    rule("ipsecstack.crypto", "ipsecstack.wire", third="cryptography OpenSSL", pure=True),
     rule("ipsecstack.ipsec", "ipsecstack.wire", "ipsecstack.crypto", pure=True),
-    # keyex.x (a folder) sees the single modules that all key exchanges share (base, window, options …), but neither
-    # another keyex.y nor the endpoint, which knows them all: see `shared_by_siblings`.
+    # keyex.x (a folder) sees the single modules that all key exchanges share (base, window, options …) and EAP, but
+    # neither another keyex.y nor the endpoint, which knows them all: see `shared_by_siblings`.
     rule(
         "ipsecstack.keyex.*",
         "ipsecstack.wire",
         "ipsecstack.crypto",
         "ipsecstack.ipsec",
+        "ipsecstack.keyex.eap",
         pure=True,
     ),
     rule(
