@@ -17,6 +17,7 @@ from ipsecstack.ipsec.ah import AhTransform
 from ipsecstack.ipsec.esp import EspTransform, PaddingError
 from ipsecstack.ipsec.esp_batch import OpenErrors, open_batch
 from ipsecstack.ipsec.ipcomp import decompress
+from ipsecstack.ipsec.replay import Resynchroniser
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.sad import InboundSa
 from ipsecstack.ipsec.spd import Action
@@ -112,8 +113,8 @@ class InboundProcessing(Processing, ABC):
             errors = OpenErrors()
             assert isinstance(sa.transform, EspTransform)
             opened = open_batch(sa.transform, sa.window, run, errors)
-            if errors.integrity and sa.window.esn:
-                opened += self._resynchronise(sa, run, errors, bool(opened))
+            if errors.integrity and sa.resync is not None:
+                opened += self._resynchronise(sa, sa.resync, run, errors, bool(opened))
             counters.replay_errors += errors.replay
             counters.integrity_errors += errors.integrity
             counters.padding_errors += errors.padding
@@ -152,22 +153,27 @@ class InboundProcessing(Processing, ABC):
         return sa
 
     def _resynchronise(
-        self, sa: InboundSa, run: list[Packet], errors: OpenErrors, some_opened: bool
+        self,
+        sa: InboundSa,
+        resync: Resynchroniser,
+        run: list[Packet],
+        errors: OpenErrors,
+        some_opened: bool,
     ) -> list[tuple[bytes, int]]:
         """After many failures without a success: was it the high half of the sequence number? What that opened."""
         if some_opened:
-            sa.resync.succeeded()
+            resync.succeeded()
             return []
         packet = run[0]
         transform = sa.transform
         assert isinstance(transform, EspTransform)
         low = int.from_bytes(packet[4:8], "big")
-        for number in sa.resync.candidates(sa.window, errors.integrity, low):
+        for number in resync.candidates(sa.window, errors.integrity, low):
             try:
                 transform.open(packet, number)
             except (IntegrityError, PaddingError):
                 continue
-            sa.resync.succeeded()
+            resync.succeeded()
             assert sa.counters.details is not None
             sa.counters.details.resynchronised += 1
             sa.window.accept(number - 1)  # so that this packet is the next one of all that are opened again
@@ -224,12 +230,13 @@ class InboundProcessing(Processing, ABC):
                 inner, at, next_header = sa.transform.open(packet, number)
                 break
             except IntegrityError:
-                if len(numbers) == 1:
+                if len(numbers) == 1 and sa.resync is not None:
                     numbers += sa.resync.candidates(window, 1, header.sequence_number)
         else:
             counters.integrity_errors += 1
             return
-        sa.resync.succeeded()
+        if sa.resync is not None:
+            sa.resync.succeeded()
         if number != numbers[0]:
             assert counters.details is not None
             counters.details.resynchronised += 1

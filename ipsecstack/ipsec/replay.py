@@ -108,8 +108,6 @@ class Resynchroniser:
 
     def candidates(self, window: ReplayWindow, failures: int, low: int) -> list[int]:
         """Numbers to try for a packet that shows ``low``, after ``failures`` more packets did not verify."""
-        if not window.esn:
-            return []
         self._failures += failures
         if self._failures < self._patience:
             return []

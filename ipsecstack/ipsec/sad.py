@@ -109,8 +109,8 @@ class InboundSa(InstalledSa):
         self.counters.replays = self.window.counts
         self.flows: set[bytes] = set()
         self.told_remote: Address | None = None
-        self.fragments = FragmentTracker()
-        self.resync = Resynchroniser()
+        self.fragments: FragmentTracker | None = None  # made for the first fragment
+        self.resync = Resynchroniser() if description.esn else None
         d = description
         self.special = bool(
             d.protocol is SecurityProtocol.AH
@@ -133,8 +133,9 @@ class InboundSa(InstalledSa):
             allowed = self.allows(key)
             if not later:
                 if allowed:
+                    self.fragments = self.fragments or FragmentTracker()
                     self.fragments.remember(datagram, key, now)
-            elif not allowed and self.description.non_first_fragments:
+            elif not allowed and self.fragments and self.description.non_first_fragments:
                 allowed = self.fragments.find(datagram, now) is not None
             return allowed
         if not selects(
