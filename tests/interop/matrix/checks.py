@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -198,3 +201,65 @@ def esp_lengths(capture: Capture) -> dict[str, set[int]]:
         if frame[12:14] == b"\x86\xdd" and packet[6] == 50:
             found.setdefault(packet[8:24].hex(), set()).add(int.from_bytes(packet[4:6], "big"))
     return found
+
+
+def child_refused(lane: Lane, row: Row) -> Seen:
+    """The child is refused on both ends; the IKE_SA stands and is the same on both."""
+    with lane.loaded(row.ends):
+        try:
+            lane.initiate(timeout=5)
+        except AssertionError:
+            pass
+        else:
+            raise AssertionError("the child came up")
+        for gateway in lane.gateways:
+            gateway.wait_one_ike_sa(timeout=3 * lane.patience)
+            assert not gateway.children(), "a child is installed"
+        assert lane.a.ike_sa().spis == lane.b.ike_sa().spis
+    return {}
+
+
+IKE_SA_INIT, NOTIFY, COOKIE = 34, 41, 16390
+
+
+def init_requests(capture: Capture) -> list[bytes]:
+    """IKE_SA_INIT requests in UDP over IPv4, in order."""
+    found = []
+    for _, frame in capture.frames:
+        message = frame[42:]
+        to_500 = frame[12:14] == b"\x08\x00" and frame[23] == 17 and frame[36:38] == b"\x01\xf4"
+        if to_500 and len(message) > 36 and message[18] == IKE_SA_INIT and not message[19] & 0x20:
+            found.append(message)
+    return found
+
+
+def has_cookie(message: bytes) -> bool:
+    return message[16] == NOTIFY and int.from_bytes(message[34:36], "big") == COOKIE
+
+
+def cookie_demanded(lane: Lane, row: Row) -> Seen:
+    """b has a half-open IKE_SA of somebody else and demands a cookie (RFC 7296 2.6); a brings it and gets in."""
+    with Capture(lane.namespaces[0], lane.a.folder / "init.pcap") as capture, lane.up(row):
+        pass
+    first = init_requests(capture)[-1]
+    stranger = lane.namespaces[0].socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        with (
+            Capture(lane.namespaces[0], lane.a.folder / "cookie.pcap") as capture,
+            lane.loaded(row.ends),
+        ):
+            stranger.bind((lane.addresses4[0][0], 5500))
+            for _ in range(3):
+                stranger.sendto(os.urandom(8) + first[8:], (lane.addresses4[0][1], 500))
+            time.sleep(0.2 * lane.patience)
+            lane.initiate()
+            for gateway in lane.gateways:
+                gateway.wait_child(CHILD, 5 * lane.patience)
+            moved = lane.moved(lane.ends_of(row.ends.ts))
+    finally:
+        stranger.close()
+    spi = next(m[:8] for m in reversed(init_requests(capture)) if has_cookie(m))
+    own = [has_cookie(m) for m in init_requests(capture) if m[:8] == spi]
+    assert own[0] is False, "a cookie before one was demanded"
+    assert own[-1] is True, "no cookie in the last request"
+    return total(moved)

@@ -153,6 +153,11 @@ class Lane:
     id-b = b.lab
     id-c = b.ecdsa.lab
   }}
+  ike-alien {{
+    secret = {psk}{end}
+    id-a = alien.a.lab
+    id-b = alien.b.lab
+  }}
   eap-alice {{
     secret = {password}
     id = alice

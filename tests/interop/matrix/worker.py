@@ -50,6 +50,12 @@ class Lanes:
         self._stack.close()
 
 
+def short(text: str) -> str:
+    """First and last line: what failed, and what the log of a daemon or a tool says last."""
+    first, *more = text.strip().splitlines()
+    return f"{first[:400]} … {more[-1][:200]}" if more else first[:600]
+
+
 def attempt(lanes: Lanes, row: Row) -> Outcome:
     """One row: what came of it."""
     outcome: Outcome = {
@@ -76,7 +82,7 @@ def attempt(lanes: Lanes, row: Row) -> Outcome:
     except NotThere as error:
         outcome.update(result=NOT_THERE, reason=str(error))
     except Exception as error:
-        outcome.update(result=FAILED, reason=f"{type(error).__name__}: {error}"[:600])
+        outcome.update(result=FAILED, reason=short(f"{type(error).__name__}: {error}"))
         outcome["trace"] = traceback.format_exc()
         if lanes.lane is not None:
             outcome["logs"] = lanes.lane.logs()
