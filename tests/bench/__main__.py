@@ -1,6 +1,6 @@
 """`make bench`: the figures, in one run, medians of five, as one table.
 
-    python -m bench [--quick] [--only throughput,negotiation,scale,walk,daemons] [--json FILE]
+    python -m bench [--quick] [--only throughput,negotiation,scale,walk,daemons] [--json FILE] [--doc]
 
 Both ends share this machine's cores, and its speed drifts: only ratios inside one run mean anything, which is why the
 rounds of compared things alternate. The agent beside net-snmp's C agent is a bench of its own: `make bench-snmp`.
@@ -15,9 +15,24 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bench.figures import Figure, table
 from lab.tools import why_no_namespaces
+
+ROOT = Path(__file__).resolve().parents[2]
+DOC = ROOT / "docs" / "performance.md"
+BEGIN = "<!-- figures: make bench ARGS=--doc -->\n```\n"
+END = "```\n<!-- end of figures of the stack -->"
+
+
+def write_doc(report: str) -> None:
+    """Replace the figures in the page about performance."""
+    before, begin, rest = DOC.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"bench: {DOC} has no place for figures between {BEGIN.strip()} and {END.strip()}")
+    DOC.write_text(f"{before}{begin}{report}\n{end}{after}", "utf-8")
 
 
 def throughput(rounds: int) -> list[Figure]:
@@ -69,6 +84,9 @@ def main() -> int:
     )
     parser.add_argument("--only", default=",".join(BENCHES), help=f"some of {', '.join(BENCHES)}")
     parser.add_argument("--json", help="also write the figures, with every round, into this file")
+    parser.add_argument(
+        "--doc", action="store_true", help=f"also write the table into {DOC.relative_to(ROOT)}"
+    )
     options = parser.parse_args()
     names = options.only.split(",")
     unknown = [name for name in names if name not in BENCHES]
@@ -77,6 +95,7 @@ def main() -> int:
     rounds = 1 if options.quick else 5
     no_namespaces = why_no_namespaces()
     figures: list[Figure] = []
+    load = os.getloadavg()[0]
     started = time.monotonic()
     for name in names:
         measure, needs_namespaces = BENCHES[name]
@@ -85,11 +104,15 @@ def main() -> int:
             continue
         print(f"bench: {name} …", file=sys.stderr, flush=True)
         figures += measure(rounds)
-    print(
+    head = (
         f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores shared by both ends; "
-        f"{rounds} round{'s' * (rounds > 1)}, {time.monotonic() - started:.0f} s in all\n"
+        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC; load before: {load:.2f}; "
+        f"{rounds} round{'s' * (rounds > 1)}, {time.monotonic() - started:.0f} s in all"
     )
-    print(table(figures))
+    report = f"{head}\n\n{table(figures)}"
+    print(report)
+    if options.doc:
+        write_doc(report)
     if options.json:
         with open(options.json, "w") as out:
             json.dump([figure.as_json() for figure in figures], out, indent=1)
