@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ipsecstack.dataplane.acquire import AcquireQueue, SpiHints
 from ipsecstack.dataplane.base import DataPlaneCounters, DataPlaneEvent, SaExpired
+from ipsecstack.dataplane.dummies import DummySchedule
 from ipsecstack.dataplane.path import PathMtus
 from ipsecstack.ipsec.fragments import FragmentTracker, Reassembler
 from ipsecstack.ipsec.lifetime import LimitReached
@@ -51,7 +52,10 @@ class Processing:
         self._special: dict[tuple[str, bytes], OutboundSa] = {}  # those that go into SAs with more to do
         self._waiting = AcquireQueue()
         self._released: list[bytes] = []
-        self._dummies: list[tuple[SaId, int, int]] = []
+        self._dummies: list[
+            tuple[SaId, int, int]
+        ] = []  # SA, how many, octets of payload or 0 for the longest
+        self._dummy_schedule = DummySchedule()
         self._to_device: list[bytes] = []
         self._to_clear: list[bytes] = []
         self._to_interfaces: dict[str, list[Packet]] = {}

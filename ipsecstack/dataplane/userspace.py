@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from ipsecstack.dataplane.base import DataPlaneError, DataPlaneEvent, Features
+from ipsecstack.dataplane.dummies import MAX_RATE
 from ipsecstack.dataplane.inbound import InboundProcessing
 from ipsecstack.dataplane.outbound import OutboundProcessing
 from ipsecstack.dataplane.path import MIN_MTU, TooBig, parse_too_big
@@ -67,6 +68,8 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         self._touched.add(installed)
         self._watch(installed)
         if isinstance(installed, OutboundSa):
+            if sa.dummy_rate:
+                self._dummy_schedule.start(installed.id, sa.dummy_rate, now)
             self._fit(installed)
             self._decide_again()
             self._released += self._waiting.take(sa)
@@ -85,12 +88,16 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
             )
         if sa.copy_dscp not in ("out", "in", "yes", "no") or sa.fragment not in ("before", "after"):
             raise DataPlaneError("copy_dscp is out, in, yes or no; fragment is before or after")
+        if not 0 <= sa.dummy_rate <= MAX_RATE or (sa.dummy_rate and sa.protocol is not SecurityProtocol.ESP):
+            raise DataPlaneError(f"{sa.dummy_rate} dummy packets a second: ESP sends up to {MAX_RATE:g}")
         if not 0 <= sa.ipcomp_cpi <= 0xFFFF:
             raise DataPlaneError(f"a CPI of {sa.ipcomp_cpi}")
 
     def update(self, sa: SaId, source: Address, destination: Address, encapsulated: bool) -> SaId:
         if encapsulated and not (source.port and destination.port):
             raise DataPlaneError("ESP in UDP needs the ports of both ends")
+        if encapsulated and sa.protocol is SecurityProtocol.AH:
+            raise DataPlaneError("AH does not pass a NAT: there is no AH in UDP (RFC 3715 §2.1)")
         try:
             moved = self.sad.move(sa, source, destination, encapsulated)
         except SadError as error:
@@ -98,6 +105,8 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         if isinstance(moved, InboundSa):
             moved.told_remote = None
         elif isinstance(moved, OutboundSa):
+            self._dummy_schedule.rename(sa, moved.id)
+            self._decide_again()
             self._fit(moved)
         self._touched.add(moved)
         self._watch(moved)
@@ -107,6 +116,7 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         removed = self.sad.remove(sa)
         if removed is None:
             return None
+        self._dummy_schedule.stop(sa)
         self._decide_again()
         self._touched.discard(removed)
         return removed.counters
@@ -167,11 +177,16 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         return events
 
     def next_timer(self) -> float | None:
-        times = (self._next_expiry(), self._paths.next_time())
+        times = (self._next_expiry(), self._paths.next_time(), self._dummy_schedule.next_time())
         return min((at for at in times if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         self._expire_due(now)
+        for name, number in self._dummy_schedule.take(now):
+            sa = self.sad.get(name)
+            # The newest SA sends, as it does for everything else.
+            if sa is not None and self.sad.outbound(sa.description.reqid)[0] is sa:
+                self._dummies.append((name, number, max(sa.description.tfc, 0)))
         for destination in self._paths.forget_old(now):
             self._refit(destination)
 
@@ -253,5 +268,6 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         self._timers.clear()
         self._released.clear()
         self._dummies.clear()
+        self._dummy_schedule.clear()
         self._to_device.clear()
         self._to_clear.clear()

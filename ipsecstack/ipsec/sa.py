@@ -79,14 +79,15 @@ class SaDescription:
     SAs of one policy share ``reqid``; the outbound SA installed last is the one that sends.
 
     ``tfc`` pads inner packets of an outbound SA to this many octets, -1 to what the path takes (RFC 4303 §2.7; tunnel
-    mode only). ``ipcomp_cpi`` is the CPI that stands on the wire for DEFLATE inside this SA, 0 without IPComp.
-    ``original_source`` and ``original_destination`` are the addresses that the sender's transport checksums were made
-    with, when a NAT is between (transport mode; RFC 7296 §2.23.1). ``copy_dscp`` says where the DSCP is copied: to the
-    outer header ("out"), back to the inner one ("in"), both ("yes") or not ("no"). ``fragment`` packets that are too
-    long "before" or "after" encryption. ``non_first_fragments``: later fragments, which show no ports, use this SA too
-    though its selectors name ports (RFC 4301 §7.3); without ports in the selectors they always do. ``sha256_96``
-    truncates HMAC-SHA-256 to 96 bits, as kernels before 2.6.33 did. ``interface``, ``if_id`` and ``mark`` (value, mask)
-    bind the SA to a virtual interface.
+    mode only); ``dummy_rate`` is how many dummy packets of that length it sends a second (§2.6). ``ipcomp_cpi`` is the
+    CPI that stands on the wire for DEFLATE inside this SA, 0 without IPComp. ``original_source`` and
+    ``original_destination`` are the addresses that the sender's transport checksums were made with, when a NAT is
+    between (transport mode; RFC 7296 §2.23.1). ``copy_dscp`` says where the DSCP is copied: to the outer header
+    ("out"), back to the inner one ("in"), both ("yes") or not ("no"). ``fragment`` packets that are too long "before"
+    or "after" encryption. ``non_first_fragments``: later fragments, which show no ports, use this SA too though its
+    selectors name ports (RFC 4301 §7.3); without ports in the selectors they always do. ``sha256_96`` truncates HMAC-
+    SHA-256 to 96 bits, as kernels before 2.6.33 did. ``interface``, ``if_id`` and ``mark`` (value, mask) bind the SA
+    to a virtual interface.
     """
 
     direction: Direction
@@ -108,6 +109,7 @@ class SaDescription:
     remote_ts: tuple[TrafficSelector, ...]
     reqid: int
     tfc: int = 0
+    dummy_rate: float = 0.0
     ipcomp_cpi: int = 0
     original_source: IPAddress | None = None
     original_destination: IPAddress | None = None

@@ -428,6 +428,47 @@ def test_dummy_packets(algorithm: Any, mode: Mode) -> None:
         pair.a.send_dummies(pair.a_out, 100_000)
 
 
+def test_dummies_at_a_rate() -> None:
+    pair = Pair({"dummy_rate": 4.0, "tfc": 500}, b_addr=B)
+    pair.install(10.0, policies=False)  # rekeyed: the newest SA sends
+    assert pair.a.next_timer() == 0.25
+    for now in (0.25, 5.0, 9.9):
+        pair.a.handle_timer(now)
+    assert pair.send() == []
+    pair.a.handle_timer(10.25)
+    (batch,) = pair.send()
+    assert int.from_bytes(batch.packets[0][:4], "big") == pair.a_out.spi
+    assert [len(p) for p in batch.packets] == [len(pair.send(PACKET)[0].packets[0])]  # as padded ones are
+    assert pair.b.inbound([batch], 10.3) == []
+    moved = pair.a.update(pair.a_out, A, Address(ip_address("192.0.2.50"), 4500), True)
+    pair.a.handle_timer(11.0)
+    (batch,) = pair.send()
+    assert (len(batch.packets), batch.local.host) == (3, ip_address("192.0.2.50"))
+    pair.a.handle_timer(1e6)
+    assert len(pair.send()[0].packets) == 64  # the clock has jumped
+    at = pair.a.next_timer()
+    assert at is not None
+    assert at > 1e6
+    counters = pair.a.query(moved)
+    assert counters is not None
+    assert counters.details is not None
+    assert (counters.details.dummies, counters.packets) == (68, 1)
+    for sa in list(pair.a.sad):
+        pair.a.remove(sa.id)
+    assert pair.a.next_timer() is None
+    for wrong in ({"dummy_rate": 5000.0}, {"dummy_rate": -1.0}):
+        with pytest.raises(DataPlaneError, match="dummy packets a second"):
+            Pair(wrong)
+    with pytest.raises(DataPlaneError, match="dummy packets a second"):
+        Pair({**AH, "dummy_rate": 1.0}, a_addr=A4, b_addr=B4)
+
+
+def test_ah_does_not_move_behind_a_nat() -> None:
+    pair = Pair(AH, a_addr=A4, b_addr=B4)
+    with pytest.raises(DataPlaneError, match="no AH in UDP"):
+        pair.a.update(pair.a_out, A, B, True)
+
+
 # --- extended sequence numbers (RFC 4303 App. A3) ---
 
 
