@@ -14,14 +14,16 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
+from ipsecstack.crypto import auth
 from ipsecstack.crypto.auth import PublicKey
-from ipsecstack.crypto.errors import CertificateError
+from ipsecstack.crypto.errors import AuthError, CertificateError
 from ipsecstack.crypto.x509 import Certificate, public_key, subject_text
+from ipsecstack.wire.transforms import AuthMethod
 
 # How far a responder's or list's clock may be ahead of ours, and how long an answer without nextUpdate is used, in s.
 CLOCK_SKEW = 300
@@ -174,7 +176,7 @@ def read_ocsp(data: bytes, certificate: Certificate, issuer: Certificate, now: f
         response = ocsp.load_der_ocsp_response(data)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
             raise CertificateError(f"the OCSP responder answers {response.response_status.name}")
-        _verify_ocsp(response, issuer, now)
+        _verify_ocsp(response, data, issuer, now)
         single = next((s for s in response.responses if _is_about(s, certificate, issuer)), None)
         if single is None:
             raise CertificateError("the OCSP response is about another certificate")
@@ -185,7 +187,7 @@ def read_ocsp(data: bytes, certificate: Certificate, issuer: Certificate, now: f
         reason = single.revocation_reason
     except CertificateError:
         raise
-    except (*_PARSE_ERRORS, UnsupportedAlgorithm) as error:
+    except (*_PARSE_ERRORS, IndexError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"malformed OCSP response: {_first_line(error)}") from None
     until = following.timestamp() if following is not None else max(this_update, now) + DEFAULT_LIFE
     if this_update > now + CLOCK_SKEW:
@@ -259,7 +261,7 @@ def _key_bits(certificate: Certificate) -> bytes:
     return key.public_bytes_raw()
 
 
-def _verify_ocsp(response: ocsp.OCSPResponse, issuer: Certificate, now: float) -> None:
+def _verify_ocsp(response: ocsp.OCSPResponse, data: bytes, issuer: Certificate, now: float) -> None:
     """The signature, by the CA itself or by a certificate of it that may sign OCSP responses."""
     signer = next(
         (c for c in (issuer, *response.certificates[:MAX_URIS]) if _is_responder(response, c)), None
@@ -268,8 +270,7 @@ def _verify_ocsp(response: ocsp.OCSPResponse, issuer: Certificate, now: float) -
         raise CertificateError("the OCSP response does not hold its responder's certificate")
     if signer != issuer:
         _check_delegate(signer, issuer, now)
-    _refuse_weak(response.signature_hash_algorithm, "OCSP response")
-    _verify_signature(public_key(signer), response)
+    _verify_signature(public_key(signer), response, data)
 
 
 def _is_responder(response: ocsp.OCSPResponse, certificate: Certificate) -> bool:
@@ -302,25 +303,17 @@ def _check_delegate(signer: Certificate, issuer: Certificate, now: float) -> Non
     _refuse_weak(signer.signature_hash_algorithm, f'certificate of OCSP responder "{name}"')
 
 
-def _verify_signature(key: PublicKey, response: ocsp.OCSPResponse) -> None:
-    signed, signature, algorithm = (
-        response.tbs_response_bytes,
-        response.signature,
-        response.signature_hash_algorithm,
-    )
+def _verify_signature(key: PublicKey, response: ocsp.OCSPResponse, data: bytes) -> None:
+    """The response's AlgorithmIdentifier, which stands behind what is signed, and its signature: the very pair that a
+    Digital Signature of IKE has, RSASSA-PSS included (RFC 7427 section 3)."""
+    signed = response.tbs_response_bytes
+    start = data.index(signed) + len(signed)
+    identifier = data[start : start + 2 + data[start + 1]]
+    signature = bytes((len(identifier) & 0xFF,)) + identifier + response.signature
     try:
-        if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-            key.verify(signature, signed)
-        elif algorithm is None:
-            raise CertificateError(
-                "the OCSP response is signed with another kind of key than its responder's"
-            )
-        elif isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, signed, padding.PKCS1v15(), algorithm)
-        else:
-            key.verify(signature, signed, ec.ECDSA(algorithm))
-    except InvalidSignature:
-        raise CertificateError("signature of the OCSP response does not verify") from None
+        auth.verify(AuthMethod.DIGITAL_SIGNATURE, signature, key, signed)
+    except AuthError as error:
+        raise CertificateError(f"the OCSP response cannot be trusted: {error}") from None
 
 
 def _refuse_weak(algorithm: hashes.HashAlgorithm | None, what: str) -> None:

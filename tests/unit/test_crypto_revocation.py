@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from cryptography import x509 as cx509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from lab.revocation import RevokingCa, der
 
-from ipsecstack.crypto import revocation
+from ipsecstack.crypto import algorithm_identifier, revocation
+from ipsecstack.crypto.algorithm_identifier import Scheme, SignatureAlgorithm
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.keyex.revocation import FetchRevocation, Revocations, judge
+from ipsecstack.wire.transforms import HashAlgId
 
 NOW = 1_700_000_000.0
 KEYS = {
@@ -170,8 +172,42 @@ def test_ocsp_with_a_kind_of_key_that_does_not_fit(ca: RevokingCa) -> None:
     certificate = ca.issue("a")[0]
     namesake = RevokingCa("Lab", NOW, ed25519.Ed25519PrivateKey.generate())
     data = namesake.ocsp(certificate, issuer=ca.certificate)
-    with pytest.raises(CertificateError, match="another kind of key"):
+    with pytest.raises(CertificateError, match="ED25519 does not fit the secp256r1 key"):
         revocation.read_ocsp(data, certificate, ca.certificate, NOW)
+
+
+def _der(tag: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    if len(body) < 128:
+        return bytes((tag, len(body))) + body
+    size = (len(body).bit_length() + 7) // 8
+    return bytes((tag, 0x80 | size)) + len(body).to_bytes(size, "big") + body
+
+
+@pytest.mark.parametrize("hash_id,believed", [(HashAlgId.SHA2_256, True), (HashAlgId.SHA1, False)])
+@pytest.mark.parametrize("pss", [True, False])
+def test_ocsp_signed_with_rsa_of_either_padding(hash_id: HashAlgId, believed: bool, pss: bool) -> None:
+    """cryptography's builder signs with PKCS #1 and without SHA-1 only: the response is put together here."""
+    own = RevokingCa("Lab", NOW, KEYS["rsa"]())
+    certificate = own.issue("a")[0]
+    signed = ocsp.load_der_ocsp_response(own.ocsp(certificate)).tbs_response_bytes
+    chosen = hashes.SHA256() if believed else hashes.SHA1()
+    padded = padding.PSS(padding.MGF1(chosen), chosen.digest_size) if pss else padding.PKCS1v15()
+    scheme = Scheme.RSA_PSS if pss else Scheme.RSA_PKCS1
+    identifier = algorithm_identifier.encode(SignatureAlgorithm(scheme, hash_id))
+    assert isinstance(own.key, rsa.RSAPrivateKey)
+    for key in (own.key, KEYS["rsa"]()):
+        signature = key.sign(signed, padded, chosen)
+        basic = _der(0x30, signed, identifier, _der(0x03, b"\0" + signature))
+        kind = bytes.fromhex("06092b0601050507300101")  # id-pkix-ocsp-basic
+        data = _der(0x30, b"\x0a\x01\0", _der(0xA0, _der(0x30, kind, _der(0x04, basic))))
+        if believed and key is own.key:
+            assert revocation.read_ocsp(data, certificate, own.certificate, NOW) is not None
+        else:
+            with pytest.raises(
+                CertificateError, match="does not verify" if believed else "uses SHA-1|malformed"
+            ):
+                revocation.read_ocsp(data, certificate, own.certificate, NOW)
 
 
 def test_an_answer_without_an_end_is_used_for_a_while(ca: RevokingCa) -> None:
