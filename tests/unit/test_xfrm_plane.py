@@ -96,6 +96,15 @@ def test_transport_mode_and_ah(place: Namespace, plane: XfrmDataPlane) -> None:
     ]
 
 
+def test_an_interface_binds_what_leaves_by_it(place: Namespace, plane: XfrmDataPlane) -> None:
+    with namespaces("peer") as (peer,):
+        link(place, peer)
+        plane.add_policy(replace(PROTECT, interface="wan"))
+        (line,) = listed(place)
+        assert "dev wan" in line
+        assert "dir out" in line
+
+
 def test_neighbours_are_found_beside_ipv6_policies(place: Namespace, plane: XfrmDataPlane) -> None:
     six = SpdEntry("c/6", Action.PROTECT, ts("fd01::/64"), ts("fd02::/64"), 50, 1)
     plane.add_policy(six)

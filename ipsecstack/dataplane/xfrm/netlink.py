@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from ipsecstack.dataplane.base import DataPlaneError
@@ -181,7 +182,6 @@ class Kernel:
         """``visit(type, body)`` of each item of a list; the body is gone afterwards."""
         self._sequence = self._sequence % 0xFFFFFFF0 + 1
         number = self._sequence
-        self._socket.send(request.to_bytes(number, self.port))
         failed: list[int] = []
 
         def one(sequence: int, kind: int, body: memoryview) -> bool:
@@ -190,12 +190,13 @@ class Kernel:
             if kind == Message.DONE:
                 return True
             if kind == Message.ERROR:
-                failed.append(-int.from_bytes(body[:4], "little", signed=True))
+                failed.append(-int.from_bytes(body[:4], sys.byteorder, signed=True))
                 return True
             visit(kind, body)
             return False
 
         try:
+            self._socket.send(request.to_bytes(number, self.port))
             while not self._buffer.receive_raw(self._socket, one):
                 pass
         except TimeoutError:

@@ -18,7 +18,10 @@ from ipsecstack.ipsec.spd import Action, SpdEntry
 
 
 def ways_of(entry: SpdEntry) -> Iterable[Way]:
-    """Transport mode and neighbours concern this host alone, the others also what it forwards."""
+    """Transport mode concerns this host alone, everything else also what it forwards. Where a packet came in, the kernel
+    does not say when it asks for a policy: what is bound to an interface holds for what leaves by it."""
+    if entry.interface:
+        return (Way.OUT,)
     if entry.action is Action.PROTECT and entry.mode is Mode.TRANSPORT:
         return (Way.OUT, Way.IN)
     return (Way.OUT, Way.IN, Way.FWD)
