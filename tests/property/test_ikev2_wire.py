@@ -15,7 +15,9 @@ from ipsecstack.wire.ikev2 import (
     Auth,
     Cert,
     CertReq,
+    Cp,
     Delete,
+    Eap,
     Encrypted,
     Header,
     IdI,
@@ -74,7 +76,8 @@ payloads = st.one_of(
     st.builds(VendorId, octets),
     st.builds(TsI, selector_lists),
     st.builds(TsR, selector_lists),
-    st.builds(Opaque, st.sampled_from([47, 48]), octets, st.booleans()),
+    st.builds(Cp, octet, st.lists(st.tuples(st.integers(0, 0x7FFF), octets), max_size=6).map(tuple)),
+    st.builds(Eap, octets),
     st.builds(Opaque, UNKNOWN, octets),
 )
 headers = st.builds(

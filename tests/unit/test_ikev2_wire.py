@@ -12,7 +12,9 @@ from ipsecstack.wire.ikev2 import (
     Auth,
     Cert,
     CertReq,
+    Cp,
     Delete,
+    Eap,
     Encrypted,
     Header,
     IdI,
@@ -148,7 +150,24 @@ def test_unknown_payloads() -> None:
         parse_chain(200, b"\0\x80\0\5x")
     assert caught.value.payload_type == 200
     assert parse_chain(40, b"\0\x80\0\x14" + bytes(16)) == (Nonce(bytes(16)),)
-    assert parse_chain(47, b"\0\x80\0\x05x") == (Opaque(47, b"x", critical=True),)
+    assert parse_chain(48, b"\0\x80\0\x05x") == (Eap(b"x"),)
+
+
+def test_configuration_payload() -> None:
+    """Attributes in order, the reserved bit ignored (RFC 7296 §3.15)."""
+    body = bytes.fromhex("02000000800100040a4d00010003000070040002abcd")
+    payload = Cp.parse(body)
+    assert payload == Cp(2, ((1, bytes((10, 77, 0, 1))), (3, b""), (0x7004, b"\xab\xcd")))
+    assert payload.all(1) == [bytes((10, 77, 0, 1))]
+    assert Cp.parse(payload.to_bytes()) == payload
+
+
+@pytest.mark.parametrize(
+    "body", ["0100", "0100000000", "01000000000100050a4d0001", "01000000" + 257 * "00010000"]
+)
+def test_configuration_payloads_that_are_refused(body: str) -> None:
+    with pytest.raises(WireError, match="CP payload"):
+        Cp.parse(bytes.fromhex(body))
 
 
 def test_an_encrypted_payload_ends_the_chain() -> None:

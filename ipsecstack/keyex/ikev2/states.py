@@ -9,7 +9,9 @@ from typing import Any
 
 from ipsecstack.wire.ikev2 import (
     Auth,
+    Cp,
     Delete,
+    Eap,
     ExchangeType,
     IdI,
     IdR,
@@ -17,7 +19,6 @@ from ipsecstack.wire.ikev2 import (
     Message,
     Nonce,
     NotifyType,
-    Opaque,
     Payload,
     PayloadType,
     Sa,
@@ -107,15 +108,13 @@ class Need(Enum):
     DELETE = Delete
     CERT = "CERT"
     CERTREQ = "CERTREQ"
-    CP = PayloadType.CP
-    EAP = PayloadType.EAP
+    CP = Cp
+    EAP = Eap
     REKEY_SA = NotifyType.REKEY_SA
 
     def present(self, message: Message) -> bool:
         if self is Need.REKEY_SA:
             return message.notify(NotifyType.REKEY_SA) is not None
-        if self in (Need.CP, Need.EAP):
-            return any(isinstance(p, Opaque) and p.payload_type == self.value for p in message.payloads)
         if self is Need.CERT:
             return any(p.payload_type == PayloadType.CERT for p in message.payloads)
         if self is Need.CERTREQ:
@@ -134,6 +133,8 @@ SINGLE = frozenset(
         PayloadType.AUTH,
         PayloadType.TSI,
         PayloadType.TSR,
+        PayloadType.CP,
+        PayloadType.EAP,
     }
 )
 

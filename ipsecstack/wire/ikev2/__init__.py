@@ -13,6 +13,8 @@ from ipsecstack.wire.ikev2.message import (
 )
 from ipsecstack.wire.ikev2.numbers import (
     CertEncoding,
+    CfgAttribute,
+    CfgType,
     ExchangeType,
     Flag,
     IdType,
@@ -26,7 +28,9 @@ from ipsecstack.wire.ikev2.payloads import (
     Auth,
     Cert,
     CertReq,
+    Cp,
     Delete,
+    Eap,
     Encrypted,
     IdI,
     IdR,
@@ -44,7 +48,8 @@ from ipsecstack.wire.ikev2.payloads import (
 from ipsecstack.wire.ikev2.proposals import Attribute, SaProposal, Transform
 
 __all__ = [
-    "Attribute", "Auth", "Cert", "CertEncoding", "CertReq", "Delete", "Encrypted", "ExchangeType", "Flag", "Header",
+    "Attribute", "Auth", "Cert", "CertEncoding", "CertReq", "CfgAttribute", "CfgType", "Cp", "Delete", "Eap",
+    "Encrypted", "ExchangeType", "Flag", "Header",
     "IdI", "IdR", "IdType", "Ke", "Message", "Nonce", "Notify", "NotifyType", "Opaque", "Payload", "PayloadType",
     "Sa", "SaProposal", "Transform", "Ts", "TsI", "TsR", "TsType", "UnsupportedCriticalPayload", "VendorId",
     "WireError", "build_message", "chain_to_bytes", "describe", "exchange_name", "make_header", "notify_name",

@@ -38,9 +38,11 @@ _PARSERS: dict[int, Callable[[bytes], p.Payload]] = {
     PayloadType.VENDOR_ID: p.VendorId.parse,
     PayloadType.TSI: p.TsI.parse,
     PayloadType.TSR: p.TsR.parse,
+    PayloadType.CP: p.Cp.parse,
+    PayloadType.EAP: p.Eap.parse,
 }
 # Known, and kept as they are: their critical flag means nothing (RFC 7296 §2.5 is about unknown types).
-_OPAQUE = frozenset({PayloadType.CP, PayloadType.EAP, PayloadType.SKF})
+_OPAQUE = frozenset({PayloadType.SKF})
 
 
 @dataclass(frozen=True, slots=True)

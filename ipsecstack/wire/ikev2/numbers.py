@@ -79,6 +79,35 @@ class IdType(IntEnum):
     NULL = 13
 
 
+class CfgType(IntEnum):
+    """What a Configuration payload is (RFC 7296 §3.15)."""
+
+    REQUEST = 1
+    REPLY = 2
+    SET = 3
+    ACK = 4
+
+
+class CfgAttribute(IntEnum):
+    """Configuration attributes (RFC 7296 §3.15.1, IANA's registry)."""
+
+    INTERNAL_IP4_ADDRESS = 1
+    INTERNAL_IP4_NETMASK = 2
+    INTERNAL_IP4_DNS = 3
+    INTERNAL_IP4_NBNS = 4
+    INTERNAL_IP4_DHCP = 6
+    APPLICATION_VERSION = 7
+    INTERNAL_IP6_ADDRESS = 8
+    INTERNAL_IP6_DNS = 10
+    INTERNAL_IP6_DHCP = 12
+    INTERNAL_IP4_SUBNET = 13
+    SUPPORTED_ATTRIBUTES = 14
+    INTERNAL_IP6_SUBNET = 15
+    INTERNAL_IP6_NBNS = 11  # of RFC 4306, which no IKEv2 peer need know
+    UNITY_SPLIT_INCLUDE = 28676
+    UNITY_LOCAL_LAN = 28677
+
+
 class CertEncoding(IntEnum):
     """Certificate encodings (RFC 7296 §3.6)."""
 

@@ -16,6 +16,7 @@ from ipsecstack.wire.ikev2.numbers import FIRST_STATUS, PayloadType, TsType, not
 from ipsecstack.wire.ikev2.proposals import SaProposal, parse_proposals
 
 NONCE_MIN, NONCE_MAX = 16, 256
+MAX_ATTRIBUTES = 256
 
 
 class Payload(Protocol):
@@ -333,6 +334,57 @@ class TsR(_TsPayload):
 
 
 @dataclass(frozen=True, slots=True)
+class Cp:
+    """Configuration payload (§3.15): its CFG type, and attributes as (type, value) in order."""
+
+    cfg_type: int
+    attributes: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
+    payload_type: ClassVar[int] = PayloadType.CP
+
+    @classmethod
+    def parse(cls, body: bytes) -> Cp:
+        if len(body) < 4:
+            raise WireError("CP payload: shorter than its fields")
+        found: list[tuple[int, bytes]] = []
+        offset = 4
+        while offset < len(body):
+            if len(body) - offset < 4:
+                raise WireError("CP payload: an attribute is cut short")
+            type_, length = struct.unpack_from("!HH", body, offset)
+            offset += 4
+            if offset + length > len(body):
+                raise WireError(f"CP payload: attribute length {length} does not fit")
+            if len(found) >= MAX_ATTRIBUTES:
+                raise WireError(f"CP payload: more than {MAX_ATTRIBUTES} attributes")
+            found.append((type_ & 0x7FFF, body[offset : offset + length]))
+            offset += length
+        return cls(body[0], tuple(found))
+
+    def all(self, type_: int) -> list[bytes]:
+        """The values of an attribute type."""
+        return [value for kind, value in self.attributes if kind == type_]
+
+    def to_bytes(self) -> bytes:
+        parts = [struct.pack("!HH", kind & 0x7FFF, len(value)) + value for kind, value in self.attributes]
+        return struct.pack("!B3x", self.cfg_type) + b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Eap:
+    """Extensible Authentication payload (§3.16): one EAP packet, which ``wire.eap`` reads."""
+
+    data: bytes = field(repr=False)
+    payload_type: ClassVar[int] = PayloadType.EAP
+
+    @classmethod
+    def parse(cls, body: bytes) -> Eap:
+        return cls(body)
+
+    def to_bytes(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
 class Encrypted:
     """Encrypted payload, SK (§3.14): IV, ciphertext and ICV; ``first_payload`` is the first one inside."""
 
@@ -346,7 +398,7 @@ class Encrypted:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A payload whose body is kept as it came: CP, EAP, and every type that is not known here."""
+    """A payload whose body is kept as it came: every type that is not known here."""
 
     payload_type: int
     data: bytes = field(repr=False)
