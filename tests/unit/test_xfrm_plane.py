@@ -99,7 +99,7 @@ def test_transport_mode_and_ah(place: Namespace, plane: XfrmDataPlane) -> None:
 def test_an_interface_binds_what_leaves_by_it(place: Namespace, plane: XfrmDataPlane) -> None:
     with namespaces("peer") as (peer,):
         link(place, peer)
-        plane.add_policy(replace(PROTECT, interface="wan"))
+        place.inside(lambda: plane.add_policy(replace(PROTECT, interface="wan")))
         (line,) = listed(place)
         assert "dev wan" in line
         assert "dir out" in line

@@ -18,8 +18,11 @@ from ipsecstack.ipsec.spd import Action, SpdEntry
 
 
 def ways_of(entry: SpdEntry) -> Iterable[Way]:
-    """Transport mode concerns this host alone, everything else also what it forwards. Where a packet came in, the kernel
-    does not say when it asks for a policy: what is bound to an interface holds for what leaves by it."""
+    """Transport mode concerns this host alone, everything else also what it forwards.
+
+    When it asks for a policy of a packet that came in, the kernel does not say where: what is bound to an interface
+    holds for what leaves by it.
+    """
     if entry.interface:
         return (Way.OUT,)
     if entry.action is Action.PROTECT and entry.mode is Mode.TRANSPORT:
