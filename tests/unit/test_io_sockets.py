@@ -10,13 +10,18 @@ import socket
 import time
 
 import pytest
+from espkit import udp
 
 from ipsecstack.dataplane.base import EspDatagrams
+from ipsecstack.dataplane.path import parse_too_big
 from ipsecstack.io.errors import NetworkError, advice
-from ipsecstack.io.raw import RawSocket
+from ipsecstack.io.raw import AH, ESP, ICMP, ICMPV6, HeaderSocket, RawSocket
 from ipsecstack.io.sockets import IkeDatagram, address_of, sockaddr_of, source_address
 from ipsecstack.io.udp import UdpSocket
 from ipsecstack.ipsec.sa import Address
+from ipsecstack.ipsec.transport import put_together
+from ipsecstack.wire.icmp import echo_request, too_big
+from ipsecstack.wire.ip import IPv4Header, IPv6Header, checksum
 
 LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 OTHER = ipaddress.IPv4Address("127.0.0.9")
@@ -195,6 +200,99 @@ def test_native_esp() -> None:
     finally:
         sender.close()
         receiver.close()
+
+
+def test_outer_df_follows_the_batch() -> None:
+    try:
+        sender = RawSocket(socket.AF_INET)
+    except NetworkError as error:
+        pytest.skip(str(error))
+    watcher = socket.socket(socket.AF_INET, socket.SOCK_RAW, ESP)
+    watcher.settimeout(3)
+    try:
+        for dont_fragment in (True, False, False, True):
+            packet = b"\x78\x78\x78" + os.urandom(29)
+            batch = EspDatagrams(
+                Address(OTHER), Address(LOOPBACK), False, [packet], dont_fragment=dont_fragment
+            )
+            assert sender.send_esp(batch) == 1
+            seen = b""
+            while not seen.endswith(packet):
+                seen = watcher.recv(2000)
+            assert bool(seen[6] & 0x40) is dont_fragment
+    finally:
+        sender.close()
+        watcher.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_whole_packets_go_and_come_with_their_headers(family: socket.AddressFamily) -> None:
+    try:
+        sender, receiver = HeaderSocket(family), RawSocket(family, AH)
+    except NetworkError as error:
+        pytest.skip(str(error))
+    body = b"\x3b\x04\0\0\x79\x79\x79\x79" + bytes(20)
+    if family == socket.AF_INET:
+        here, there = OTHER, LOOPBACK
+        packet = IPv4Header(here, there, AH, 48, 0x28, 99, True, ttl=7).to_bytes() + body
+    else:
+        here = there = ipaddress.IPv6Address("::1")
+        packet = IPv6Header(here, there, AH, 28, 0x28, 5, 7).to_bytes() + body
+    try:
+        batch = EspDatagrams(Address(here), Address(there), False, [packet], protocol=AH, whole=True)
+        assert sender.send_esp(batch) == 1
+        assert sender.receive() == []
+        (item,) = [item for item in collect(receiver, 1) if body in item.packets[0]]
+    except OSError as error:
+        pytest.skip(f"no such loopback here: {error}")
+    finally:
+        sender.close()
+        receiver.close()
+    assert (item.protocol, item.whole, item.local, item.remote) == (AH, True, Address(there), Address(here))
+    if family == socket.AF_INET:
+        assert item.packets == [packet]
+    else:  # what AH does not cover is not known any more
+        header = IPv6Header.parse(item.packets[0])
+        assert (header.source, header.destination, header.next_header) == (here, there, AH)
+        assert item.packets[0][40:] == body
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_of_icmp_only_errors_about_paths_are_read(family: socket.AddressFamily) -> None:
+    protocol = ICMP if family == socket.AF_INET else ICMPV6
+    try:
+        sender, receiver = HeaderSocket(family), RawSocket(family, protocol)
+    except NetworkError as error:
+        pytest.skip(str(error))
+    host = LOOPBACK if family == socket.AF_INET else ipaddress.IPv6Address("::1")
+    quoted = udp("127.0.0.1", "127.0.0.9", 100) if host.version == 4 else udp("::1", "::2", 100)
+    error = too_big(quoted, 1300)
+    assert error is not None
+    try:
+        error = (
+            put_together(error[:12] + LOOPBACK.packed * 2, 9, 1, error[20:]) if host.version == 4 else error
+        )
+        if host.version == 6:
+            body = error[40:]
+            pseudo = host.packed * 2 + len(body).to_bytes(4, "big") + b"\0\0\0\x3a"
+            body = body[:2] + checksum(pseudo, body[:2] + bytes(2) + body[4:]).to_bytes(2, "big") + body[4:]
+            error = IPv6Header(host, host, 58, len(body)).to_bytes() + body
+        ping = echo_request(host, host, 77, 1)
+        packets: list[bytes | memoryview] = [ping, error]
+        batch = EspDatagrams(Address(host), Address(host), False, packets, whole=True)
+        assert sender.send_esp(batch) == 2
+        items = collect(receiver, 1)
+        time.sleep(0.1)
+        items += collect(receiver, 1, 0.1)
+    except OSError as refused:
+        pytest.skip(f"no such loopback here: {refused}")
+    finally:
+        sender.close()
+        receiver.close()
+    found = [parse_too_big(p) for item in items for p in item.packets]
+    assert [seen.mtu for seen in found if seen is not None] == [1300]
+    assert len(found) == 1
+    assert items[0].protocol == protocol
 
 
 def test_link_local_addresses_keep_their_interface() -> None:
