@@ -152,6 +152,12 @@ def key_id(key: Certificate | PublicKey | PrivateKey) -> bytes:
     return x509.SubjectKeyIdentifier.from_public_key(_as_public(key)).digest
 
 
+def valid_at(certificate: Certificate, now: float) -> bool:
+    """Whether ``now`` (POSIX seconds) lies in the certificate's time."""
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return first.timestamp() <= now <= last.timestamp()
+
+
 def key_matches(certificate: Certificate, key: PrivateKey) -> bool:
     """Whether the private key belongs to the certificate."""
     return spki_sha1(certificate) == spki_sha1(key)

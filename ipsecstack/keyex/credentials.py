@@ -129,9 +129,7 @@ class CredentialStore:
     def shared_ids(self) -> list[str]:
         return list(self._shared)
 
-    def find_shared(
-        self, local: Identity | None, remote: Identity | None, kind: str = "ike"
-    ) -> bytes | None:
+    def find_shared(self, local: Identity | None, remote: Identity | None, kind: str = "ike") -> bytes | None:
         """The secret of a kind that best fits two identities: owners that name the peer count most, then ourselves.
 
         A secret with owners of which none fits the peer is used only if it names ourselves and nobody else.
@@ -253,12 +251,17 @@ class CredentialStore:
         return x509.key_id(certificate).hex() in self._keys
 
     def find_signer(
-        self, local: Identity | None, configured: Sequence[bytes] = (), wanted_anchors: Sequence[bytes] = ()
+        self,
+        local: Identity | None,
+        configured: Sequence[bytes] = (),
+        wanted_anchors: Sequence[bytes] = (),
+        now: float | None = None,
     ) -> tuple[LoadedCertificate, PrivateKey] | None:
         """A certificate with its private key to authenticate with.
 
-        Configured ones (DER) come first; else those that vouch for ``local``; among these one issued below an authority
-        whose key hash the peer asked for (``wanted_anchors``, CERTREQ's SHA-1 hashes).
+        Configured ones (DER) come first; else those that vouch for ``local``; among these one that is valid ``now``
+        (POSIX seconds), and then one below an authority whose key hash the peer asked for (``wanted_anchors``,
+        CERTREQ's SHA-1 hashes).
         """
         candidates: list[LoadedCertificate] = []
         for der in configured:
@@ -277,12 +280,27 @@ class CredentialStore:
             for entry in candidates
             if (key_id := x509.key_id(entry.certificate).hex()) in self._keys
         ]
-        if len(usable) > 1 and wanted_anchors:
-            for entry, key in usable:
-                issuers = [a for a in self.anchors() if a.subject == entry.certificate.issuer]
-                if any(x509.spki_sha1(issuer) in wanted_anchors for issuer in issuers):
-                    return entry, key
+        if len(usable) > 1:
+            usable.sort(
+                key=lambda found: (
+                    now is not None and not x509.valid_at(found[0].certificate, now),
+                    not self._is_below(found[0].certificate, wanted_anchors),
+                )
+            )
         return usable[0] if usable else None
+
+    def _is_below(self, certificate: x509.Certificate, wanted: Sequence[bytes]) -> bool:
+        """Whether one of the authorities above the certificate, as far as they are known here, is a wanted one."""
+        known = [entry.certificate for entry in self.certificates()] if wanted else []
+        current = certificate
+        for _ in range(x509.MAX_CHAIN):
+            issuers = [c for c in known if c.subject == current.issuer and c != current]
+            if any(x509.spki_sha1(issuer) in wanted for issuer in issuers):
+                return True
+            if not issuers:
+                break
+            current = issuers[0]
+        return False
 
     def chain_for(self, entry: LoadedCertificate) -> list[bytes]:
         """DER of the intermediates to send with a certificate, nearest first; the trust anchor is left out."""

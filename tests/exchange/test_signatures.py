@@ -160,3 +160,41 @@ def test_several_certificate_requests(monkeypatch: pytest.MonkeyPatch, unknown_f
     for end in made.ends:
         assert any("received cert request for" in line for line in end.log())
         assert any("sending end entity cert" in line for line in end.log())
+
+
+def test_the_certificate_that_is_valid_is_used() -> None:
+    """After a renewal, the old certificate may still lie beside the new one."""
+    made, ca = pair("p256"), RevokingCa("lab CA", WALL + 1000, key("p256"))
+    made.a.credentials.clear()
+    old, _ = ca.issue("a.lab", key("p384"), days=-1)
+    new, _ = ca.issue("a.lab", key("p521"))
+    for certificate in (old, new):
+        made.a.credentials.load_cert(der(certificate))
+    for kind in ("p384", "p521"):
+        made.a.credentials.load_key(pem_key(key(kind)))
+    made.a.credentials.load_cert(ca.der, ca=True)
+    made.b.credentials.load_cert(ca.der, ca=True)
+    made.b.endpoint.unload_connection("conn", made.now)
+    made.b.load(mirrored(auth=AuthClass.PUBKEY)[1])
+    made.up()
+    assert made.a.ike()[0].local_cert_expiry == new.not_valid_after_utc.timestamp()
+
+
+def test_the_certificate_below_the_authority_that_is_asked_for() -> None:
+    """Two certificates for one identity, of two CAs; the wanted one may stand above an intermediate."""
+    made = pair("p256")
+    root, other = RevokingCa("root", WALL + 1000), RevokingCa("other", WALL + 1000)
+    middle = RevokingCa("middle", WALL + 1000)
+    middle.certificate = root.sign_ca(middle)
+    a = made.a.credentials
+    a.clear()
+    for ca, kind in ((other, "p384"), (middle, "p521")):
+        a.load_cert(der(ca.issue("a.lab", key(kind))[0]))
+        a.load_key(pem_key(key(kind)))
+    a.load_cert(der(middle.certificate))
+    for ca in (root, other):
+        a.load_cert(ca.der, ca=True)
+    for wanted, kind in ((root, "p521"), (other, "p384")):
+        found = a.find_signer(None, (), (x509.spki_sha1(wanted.certificate),), WALL + 1000)
+        assert found is not None
+        assert found[1].public_key() == key(kind).public_key()

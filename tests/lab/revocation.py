@@ -106,6 +106,11 @@ class RevokingCa:
             builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), False)
         return builder.sign(self.key, digest(self.key)), key
 
+    def sign_ca(self, other: RevokingCa) -> x509.Certificate:
+        """A certificate of another CA's key below this one."""
+        builder = self._builder(other.name, other.key, 3000)
+        return builder.add_extension(x509.BasicConstraints(True, None), True).sign(self.key, digest(self.key))
+
     def revoke(self, certificate: x509.Certificate, reason: x509.ReasonFlags | None = None) -> None:
         self.revoked[certificate.serial_number] = (self.now - timedelta(hours=1), reason)
 

@@ -49,7 +49,7 @@ def own_identity(sa: IkeSa, config: ConnectionConfig) -> Identity:
         return own.id
     if own.auth is AuthClass.PUBKEY:
         anchors = sa.initial.wanted_anchors if sa.initial else ()
-        found = sa.host.credentials.find_signer(own.id, own.certs, anchors)
+        found = sa.host.credentials.find_signer(own.id, own.certs, anchors, sa.host.wall_clock())
         if found is not None:
             subject = next((i for i in x509.identities(found[0].certificate) if i.type == ID_DN), None)
             # A configured DN and the certificate's may differ in string types: the certificate's octets are sent.
@@ -77,7 +77,9 @@ def build(sa: IkeSa, config: ConnectionConfig, own: IdI | IdR) -> tuple[list[Pay
         sa.local_auth = "psk"
         sa.log("IKE", 1, f"authentication of '{id_text}' (myself) with pre-shared key")
         return [], Auth(AuthMethod.SHARED_KEY_MIC, auth.psk_auth(sa.prf, secret, octets))
-    found = sa.host.credentials.find_signer(sa.local_id, round_.certs, initial.wanted_anchors)
+    found = sa.host.credentials.find_signer(
+        sa.local_id, round_.certs, initial.wanted_anchors, sa.host.wall_clock()
+    )
     if found is None:
         raise AuthFailure("NO_PRIVATE_KEY", f"no private key found for '{id_text}'")
     certificate, key = found
