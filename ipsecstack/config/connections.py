@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+from typing import TypeVar
 
 from ipsecstack.config.certs import CertSource, to_der
 from ipsecstack.config.identity import ANY, DER_ASN1_DN, parse_identity
@@ -24,6 +25,7 @@ from ipsecstack.keyex.base import (
     ChildAction,
     ChildConfig,
     ConnectionConfig,
+    DynamicSelector,
     Identity,
     Proposal,
     UniquePolicy,
@@ -50,6 +52,7 @@ _MODES = {
     "drop": (Mode.TUNNEL, "DISCARD"),
 }
 _CHILD_REKEY_TIME = 3600
+T = TypeVar("T")
 
 
 def check_name(name: str, section: Section, path: str) -> None:
@@ -110,7 +113,9 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
         rand_time=min(rand, rekey),
         send_cert=reader.choice("send_cert", {w: w for w in ("ifasked", "always", "never")}, "ifasked"),
         send_certreq=reader.get("send_certreq", parse_bool, True),
+        mobike=reader.get("mobike", parse_bool, True),
     )
+    reader.get("dpd_timeout", parse_time, 0)  # for IKEv1: with IKEv2 retransmission tells when a peer is dead
     reader.finish(CONNECTION_UNSUPPORTED, also=("local", "remote", "children"))
     return config
 
@@ -297,11 +302,83 @@ def _read_child(section: Section, path: str, warn: Warn) -> ChildConfig:
         replay_window=reader.get("replay_window", lambda text: parse_int(text, 0, 4096), 32),
         reqid=reader.get("reqid", lambda text: parse_int(text, 0, 2**32 - 1), 0),
         sha256_96=reader.get("sha256_96", parse_bool, False),
+        ipcomp=reader.get("ipcomp", parse_bool, False),
+        tfc=reader.get("tfc_padding", _parse_tfc, 0),
+        copy_df=reader.get("copy_df", parse_bool, True),
+        copy_ecn=reader.get("copy_ecn", parse_bool, True),
+        copy_dscp=reader.choice("copy_dscp", _COPY_DSCP, "out"),
+        inactivity=reader.get("inactivity", parse_time, 0),
+        interface=reader.get("interface", _parse_interface, ""),
+        if_id=_both_ways(reader, "if_id", _parse_if_id, 0),
+        mark=_both_ways(reader, "mark", _parse_mark, (0, 0)),
+        mark_in_sa=reader.get("mark_in_sa", parse_bool, False),
+        pfp=_populated(reader),
     )
     reader.finish(CHILD_UNSUPPORTED)
     if policy != "PROTECT" and ChildAction.START in (config.start_action, config.close_action):
         raise reader.error("start_action", "a pass or drop policy cannot be started; write trap")
     return config
+
+
+_COPY_DSCP = {"out": "out", "in": "in", "yes": "yes", "no": "no", "true": "yes", "false": "no"}
+_PFP = ("local", "remote", "protocol", "local_port", "remote_port")
+
+
+def _parse_tfc(text: str) -> int:
+    """Octets, or ``mtu`` for what the path takes."""
+    return -1 if text.strip().lower() == "mtu" else parse_int(text, 0, 65535)
+
+
+def _parse_interface(text: str) -> str:
+    if not text or len(text.encode()) > 15 or "/" in text or not text.isprintable() or " " in text:
+        raise ValueError(f"'{text}' is no name of a network interface (1..15 characters)")
+    return text
+
+
+def _parse_if_id(text: str) -> int:
+    return _word32(text)
+
+
+def _parse_mark(text: str) -> tuple[int, int]:
+    """``value`` or ``value/mask``; without a mask all bits count."""
+    value, slash, mask = text.partition("/")
+    bits = _word32(mask) if slash else 0xFFFFFFFF
+    number = _word32(value)
+    return (number & bits, bits) if number else (0, 0)
+
+
+def _word32(text: str) -> int:
+    word = text.strip().lower()
+    if word.startswith("%"):
+        raise ValueError(f"'{text}' is not supported; write a number")
+    try:
+        number = int(word, 16 if word.startswith("0x") else 10)
+    except ValueError:
+        raise ValueError(f"'{text}' is no number") from None
+    if not 0 <= number <= 0xFFFFFFFF:
+        raise ValueError(f"{text} does not fit into 32 bits")
+    return number
+
+
+def _both_ways(reader: SectionReader, key: str, parse: Callable[[str], T], default: T) -> T:
+    """A value that stands in two keys, for either direction, and must be the same in both."""
+    inward, outward = reader.get(f"{key}_in", parse, default), reader.get(f"{key}_out", parse, default)
+    if inward != outward:
+        raise reader.error(
+            f"{key}_out", f"must be what {key}_in is: a policy has one for both directions; write both keys"
+        )
+    return inward
+
+
+def _populated(reader: SectionReader) -> frozenset[str]:
+    """``pfp``: the selectors that an SA takes from the packet that asks for it (RFC 4301 §4.4.1.1)."""
+    words = reader.words("pfp") or ()
+    for word in words:
+        if word not in _PFP:
+            raise reader.error(
+                "pfp", f"'{word}' is not one of {', '.join(_PFP)}{suggestion(word, list(_PFP))}"
+            )
+    return frozenset(words)
 
 
 def _child_proposals(reader: SectionReader) -> tuple[Proposal, ...]:
@@ -334,12 +411,18 @@ def _selectors(reader: SectionReader, key: str) -> tuple[TrafficSelector, ...]:
     words = reader.words(key)
     if not words or words == ("dynamic",):
         return ()
-    for word in words:
-        if word.startswith("dynamic"):
-            raise reader.error(
-                key, f"'{word}': dynamic with a protocol, or beside other selectors, is not supported yet"
-            )
     try:
-        return tuple(TrafficSelector.from_text(word) for word in words)
+        return tuple(_selector(word) for word in words)
     except ValueError as error:
         raise reader.error(key, str(error)) from None
+
+
+def _selector(word: str) -> TrafficSelector:
+    """One selector; ``dynamic`` may have a protocol and ports as any other."""
+    if not word.startswith("dynamic"):
+        return TrafficSelector.from_text(word)
+    spec = word.removeprefix("dynamic").strip()
+    if spec and not spec.startswith("["):
+        raise ValueError(f"'{word}' is not a traffic selector: write dynamic, or dynamic[PROTOCOL/PORT]")
+    read = TrafficSelector.from_text("0.0.0.0/32" + spec)
+    return DynamicSelector.of(read.protocol, read.start_port, read.end_port)

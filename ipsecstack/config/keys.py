@@ -40,8 +40,6 @@ CONNECTION_UNSUPPORTED: dict[str, Unsupported] = {
     "aggressive": _refuse(*_NO),
     "pull": _warn(),
     "dscp": _warn("0", "000000"),
-    "mobike": _warn(*_NO),
-    "dpd_timeout": _warn(*_ZERO_TIME),
     "fragmentation": _warn("yes", "no", "accept"),
     "childless": _warn("allow", "never"),
     "ocsp": _warn("never", "reply"),
@@ -69,27 +67,15 @@ AUTH_UNSUPPORTED: dict[str, Unsupported] = {
 
 CHILD_UNSUPPORTED: dict[str, Unsupported] = {
     "updown": _refuse(cure="remove it; events of VICI tell the same"),
-    "hostaccess": _warn(*_NO),
+    "hostaccess": _warn(*_NO, *_YES),  # for updown scripts alone
     "policies": _refuse(*_YES),
     "policies_fwd_out": _warn(*_NO),
-    "ipcomp": _warn(*_NO),
-    "inactivity": _warn(*_ZERO_TIME),
-    "mark_in": _refuse("0", "0/0x00000000"),
-    "mark_in_sa": _refuse(*_NO),
-    "mark_out": _refuse("0", "0/0x00000000"),
     "set_mark_in": _refuse("0", "0/0x00000000"),
     "set_mark_out": _refuse("0", "0/0x00000000"),
-    "if_id_in": _refuse("0"),
-    "if_id_out": _refuse("0"),
     "label": _refuse(),
     "label_mode": _refuse("system"),
-    "interface": _warn(),
-    "tfc_padding": _refuse("0"),
     "hw_offload": _warn("no", "auto"),
     "per_cpu_sas": _warn(*_NO),
-    "copy_df": _warn(*_YES),
-    "copy_ecn": _warn(*_YES),
-    "copy_dscp": _warn("out"),
     "icmp": _warn(*_NO),
 }
 

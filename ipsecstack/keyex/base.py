@@ -7,9 +7,10 @@ tense. Time is seconds of one monotonic clock; randomness is a callable ``random
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from ipsecstack.ipsec.sa import Address, Mode, SaDescription, SaId, SecurityProtocol
@@ -74,8 +75,12 @@ class AuthConfig:
         str, ...
     ] = ()  # crypto.schemes.parse_rules of auth = pubkey-sha256...; empty: any SHA-2
     revocation: str = "relaxed"  # of the remote's certificates: strict, ifuri or relaxed
-    eap: str = ""  # method of auth = eap-METHOD (identity, md5, mschapv2, gtc, tls); empty: whichever both know
-    eap_id: Identity | None = None  # None: as the IKE identity; of a remote, %any or a pattern asks the peer for it
+    eap: str = (
+        ""  # method of auth = eap-METHOD (identity, md5, mschapv2, gtc, tls); empty: whichever both know
+    )
+    eap_id: Identity | None = (
+        None  # None: as the IKE identity; of a remote, %any or a pattern asks the peer for it
+    )
 
 
 class ChildAction(Enum):
@@ -89,9 +94,32 @@ class ChildAction(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class DynamicSelector(TrafficSelector):
+    """``dynamic`` with a protocol and ports, in a configuration: its addresses are known when an IKE SA is up."""
+
+    @classmethod
+    def of(cls, protocol: int = 0, start_port: int = 0, end_port: int = 65535) -> DynamicSelector:
+        nowhere = IPv4Address(0)
+        return cls(nowhere, nowhere, protocol, start_port, end_port)
+
+    def at(self, address: IPAddress) -> TrafficSelector:
+        """The selector for this address."""
+        return TrafficSelector(address, address, self.protocol, self.start_port, self.end_port)
+
+    def to_text(self) -> str:
+        whole = TrafficSelector(self.start, self.end, self.protocol, self.start_port, self.end_port)
+        return "dynamic" + whole.to_text().removeprefix("0.0.0.0/32")
+
+
+@dataclass(frozen=True, slots=True)
 class ChildConfig:
     """swanctl.conf's children.<child>. An empty traffic selector tuple means ``dynamic``: the IKE address of
-    that side."""
+    that side, or its virtual addresses.
+
+    ``tfc`` pads inner packets to this many octets, -1 to what the path takes. ``inactivity`` in seconds closes what
+    passes no traffic. ``interface``, ``if_id`` and ``mark`` (value, mask) bind policies and SAs; an inbound SA has the
+    mark only with ``mark_in_sa``. ``pfp`` is populate-from-packet (``SpdEntry.pfp``).
+    """
 
     name: str
     local_ts: tuple[TrafficSelector, ...] = ()
@@ -115,6 +143,17 @@ class ChildConfig:
     replay_window: int = 32
     reqid: int = 0
     sha256_96: bool = False  # HMAC-SHA-256 cut to 96 bits, as before RFC 4868
+    ipcomp: bool = False
+    tfc: int = 0
+    copy_df: bool = True
+    copy_ecn: bool = True
+    copy_dscp: str = "out"  # out, in, yes, no
+    inactivity: float = 0
+    interface: str = ""
+    if_id: int = 0
+    mark: tuple[int, int] = (0, 0)
+    mark_in_sa: bool = False
+    pfp: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +199,7 @@ class ConnectionConfig:
     rand_time: float = 1440
     send_cert: str = "ifasked"
     send_certreq: bool = True
+    mobike: bool = False
     vips: tuple[IPAddress, ...] = ()  # virtual IPs to ask for; an unspecified one takes any of its version
     pools: tuple[str, ...] = ()  # address pools that the peer gets its virtual IPs from
     reauth_time: float = 0
@@ -239,6 +279,10 @@ class ChildSaView:
     local_ts: tuple[TrafficSelector, ...]
     remote_ts: tuple[TrafficSelector, ...]
     generation: int
+    cpi_in: int = 0
+    cpi_out: int = 0
+    if_id: int = 0
+    mark: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,6 +580,10 @@ class KeyExchangeEndpoint(Protocol):
     def unknown_spi(self, spi: int, local: Address, remote: Address, now: float) -> None: ...
 
     def peer_address_changed(self, sa: SaId, remote: Address, now: float) -> None: ...
+
+    def addresses_changed(self, addresses: Iterable[IPAddress], now: float) -> None:
+        """Local addresses (these are all of them) or routes changed: IKE SAs move where MOBIKE lets them."""
+        ...
 
     def ike_sas(self) -> Sequence[IkeSaView]: ...
 

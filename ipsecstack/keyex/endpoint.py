@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 
 from ipsecstack.ipsec.pad import ID_ANY, Pad, PadEntry
-from ipsecstack.ipsec.sa import Address, SaId
+from ipsecstack.ipsec.sa import Address, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import commands, lookup
@@ -15,6 +15,7 @@ from ipsecstack.keyex.base import (
     ChildConfig,
     CommandError,
     ConnectionConfig,
+    DynamicSelector,
     Identity,
     IkeSaView,
     LogRecorded,
@@ -23,13 +24,13 @@ from ipsecstack.keyex.base import (
 )
 from ipsecstack.keyex.bookkeeping import Counters, Tickets
 from ipsecstack.keyex.credentials import CredentialStore
-from ipsecstack.keyex.ikev2 import addresses, lifecycle, machine, timers
+from ipsecstack.keyex.ikev2 import addresses, lifecycle, machine, mobike, timers
 from ipsecstack.keyex.ikev2.authenticate import remote_round
 from ipsecstack.keyex.ikev2.informational import DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.options import Options
-from ipsecstack.keyex.policies import Policies, PolicyKey
+from ipsecstack.keyex.policies import Cpis, Policies, PolicyKey
 from ipsecstack.keyex.reception import Reception
 from ipsecstack.keyex.registry import Registry
 from ipsecstack.keyex.revocation import MAX_PENDING, FetchRevocation
@@ -63,7 +64,9 @@ class Endpoint:
         self.closing = False
         self.tickets = Tickets(self.emit)
         self.policies = Policies(self.emit)
+        self._cpis = Cpis()
         self.source_address = source_address
+        self.local_addresses: Sequence[IPAddress] = ()
         self._allocate_spi = allocate_spi
         self._wall_clock = wall_clock
         self._last_inbound = last_inbound
@@ -159,6 +162,12 @@ class Endpoint:
 
     def allocate_spi(self) -> int:
         return self._allocate_spi()
+
+    def allocate_cpi(self, spi: int) -> int:
+        return self._cpis.allocate(spi, self.random)
+
+    def release_cpi(self, spi: int) -> None:
+        self._cpis.release(spi)
 
     def emit(self, output: Output) -> None:
         self._outputs.append(output)
@@ -259,8 +268,9 @@ class Endpoint:
         child: ChildConfig,
         local_ts: tuple[TrafficSelector, ...],
         remote_ts: tuple[TrafficSelector, ...],
+        protocol: SecurityProtocol = SecurityProtocol.ESP,
     ) -> tuple[PolicyKey, int]:
-        return self.policies.acquire(connection, child, local_ts, remote_ts)
+        return self.policies.acquire(connection, child, local_ts, remote_ts, protocol)
 
     def release_policy(self, key: PolicyKey) -> None:
         self.policies.release(key)
@@ -386,6 +396,15 @@ class Endpoint:
             addresses.follow_nat(ike, ike.local, remote)
         self._settle()
 
+    def addresses_changed(self, addresses: Iterable[IPAddress], now: float) -> None:
+        """Local addresses (these are all of them) or routes changed."""
+        self.local_addresses = tuple(dict.fromkeys(addresses))
+        for sa in self.registry.all():
+            mobike.local_changed(sa, now)
+            if sa.state is not State.DEAD:
+                machine.pump(sa, now)
+        self._settle()
+
     # --- views ---
 
     def ike_sas(self) -> Sequence[IkeSaView]:
@@ -424,7 +443,9 @@ def _pad_entry(config: ConnectionConfig) -> PadEntry:
     """The PAD entry of a connection's remote section."""
     round_ = remote_round(config)
     id_ = round_.id
-    selectors = tuple(ts for child in config.children for ts in child.remote_ts)
+    selectors = tuple(
+        ts for child in config.children for ts in child.remote_ts if not isinstance(ts, DynamicSelector)
+    )
     return PadEntry(
         config.name,
         id_.type if id_ is not None else ID_ANY,

@@ -93,6 +93,11 @@ class RequestWindow:
     def clear(self) -> None:
         self._outstanding.clear()
 
+    def hasten(self, now: float) -> None:
+        """Another path may work: send what is outstanding again at once, and begin to count anew."""
+        for entry in self._outstanding.values():
+            entry.retransmits, entry.due = 0, now
+
     def next_timer(self) -> float | None:
         return min((entry.due for entry in self._outstanding.values()), default=None)
 

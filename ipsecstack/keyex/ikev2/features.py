@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ipsecstack.ipsec.selectors import IPAddress
+from ipsecstack.keyex.ikev2.paths import Mobility
+
 
 @dataclass(slots=True)
 class Features:
@@ -11,3 +14,7 @@ class Features:
 
     nat_traversal: bool = False
     """NAT detection was done: ESP in UDP is possible (RFC 7296 §2.23)."""
+    told_addresses: frozenset[IPAddress] = frozenset()
+    """Our further addresses, told while MOBIKE is being agreed on."""
+    mobility: Mobility | None = None
+    """MOBIKE (RFC 4555)."""

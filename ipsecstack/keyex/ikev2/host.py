@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ipsecstack.ipsec.pad import Pad
-from ipsecstack.ipsec.sa import Address, SaId
+from ipsecstack.ipsec.sa import Address, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Identity, Output, Random
 from ipsecstack.keyex.credentials import CredentialStore
@@ -24,6 +24,11 @@ class Host(Protocol):
     options: Options
     credentials: CredentialStore
 
+    local_addresses: Sequence[IPAddress]
+    """Addresses of this host, as they are known; none when nobody tells."""
+    source_address: Callable[[IPAddress], IPAddress | None] | None
+    """The address that the host would send from to this one; None without a route."""
+
     @property
     def pad(self) -> Pad: ...
 
@@ -38,6 +43,14 @@ class Host(Protocol):
     def last_inbound(self, sa: SaId) -> float | None: ...
 
     def allocate_spi(self) -> int: ...
+
+    def allocate_cpi(self, spi: int) -> int:
+        """A CPI (RFC 3173 §3.3) for the Child SA of this inbound SPI; 0 when none is free."""
+        ...
+
+    def release_cpi(self, spi: int) -> None:
+        """The CPI of this inbound SPI, if it has one, is free again."""
+        ...
 
     def emit(self, output: Output) -> None: ...
 
@@ -123,6 +136,7 @@ class Host(Protocol):
         child: ChildConfig,
         local_ts: tuple[TrafficSelector, ...],
         remote_ts: tuple[TrafficSelector, ...],
+        protocol: SecurityProtocol = SecurityProtocol.ESP,
     ) -> tuple[PolicyKey, int]:
         """Share the policy of these selectors; returns its key and reqid."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram
-from ipsecstack.keyex.ikev2 import addresses, extensions, ike_auth, lifecycle
+from ipsecstack.keyex.ikev2 import addresses, extensions, ike_auth, lifecycle, mobike
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
 from ipsecstack.keyex.ikev2.postpone import postponed
@@ -42,7 +42,7 @@ _COUNTER: dict[int, str] = {
 }
 
 # What takes part in the exchanges beside RFC 7296 itself, in this order: one instance of each Extension.
-extensions.EXTENSIONS[:] = ()
+extensions.EXTENSIONS[:] = (mobike.Mobike(),)
 
 
 # --- incoming -----------------------------------------------------------------------------------------------
@@ -223,6 +223,7 @@ def _receive_response(
     _count_in(sa, message, 0)
     _note_window(sa, message)
     _conclude_task(sa, task, message, now)
+    mobike.answered_over(sa, local, remote, now)
 
 
 def _receive_init_response(sa: IkeSa, task: Task, data: bytes, local: Address, now: float) -> None:
@@ -325,14 +326,15 @@ def _authenticated(sa: IkeSa, data: bytes, local: Address, remote: Address, now:
     sa.counters.octets_in += len(data)
     sa.last_inbound = now
     sa.muted = False
+    sa.arrival = (local, remote)
     if (local, remote) == (sa.local, sa.remote):
         return
     if sa.state in (State.HALF_OPEN, State.AUTH_SENT):
         sa.local, sa.remote = local, remote  # the float to port 4500
         sa.host.touch(sa)
         return
-    if remote != sa.remote and sa.nat_remote and not sa.nat_local:
-        addresses.move(sa, local, remote)
+    if sa.features.mobility is None:  # with MOBIKE only an update moves it (RFC 4555 §3.8)
+        addresses.follow_nat(sa, local, remote)
 
 
 def _observe(sa: IkeSa, row: object, before: State) -> None:
@@ -424,7 +426,7 @@ def _count_message(sa: IkeSa, message: Message, direction: str) -> None:
 def check_liveness(sa: IkeSa) -> None:
     """Ask the peer for a sign of life, unless a request is under way that will tell as well."""
     if sa.state is State.ESTABLISHED and not sa.active and not any(isinstance(t, Liveness) for t in sa.queue):
-        sa.enqueue(Liveness(), first=True)
+        sa.enqueue(mobike.liveness(sa), first=True)
 
 
 def hint(sa: IkeSa, now: float) -> None:

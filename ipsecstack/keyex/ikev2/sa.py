@@ -51,7 +51,7 @@ class ChildSa:
         self.name = config.name
         self.suite = suite
         self.mode = mode
-        self.protocol = SecurityProtocol.ESP
+        self.protocol = SecurityProtocol(suite.protocol)
         self.spi_in = spi_in
         self.spi_out = int.from_bytes(suite.spi, "big")
         self.local_ts = local_ts
@@ -61,6 +61,14 @@ class ChildSa:
         self.reqid = 0
         self.policy: PolicyKey | None = None
         self.encapsulated = False
+        self.cpi_in = self.cpi_out = 0
+        self.tfc = True
+        """The peer takes TFC padding."""
+        self.non_first_fragments = True
+        self.originals: tuple[IPAddress, IPAddress] | None = None
+        """Source and destination of the peer's packets as it makes them, when a NAT changes them (§2.23.1)."""
+        self.idle_at: float | None = None
+        """When to look whether it passes traffic (``inactivity``)."""
         self.inbound: SaId | None = None
         self.outbound: SaId | None = None
         self.pending_out: SaDescription | None = None
@@ -134,6 +142,10 @@ class ChildSa:
             local_ts=self.local_ts,
             remote_ts=self.remote_ts,
             generation=self.generation,
+            cpi_in=self.cpi_in,
+            cpi_out=self.cpi_out,
+            if_id=self.config.if_id,
+            mark=self.config.mark,
         )
 
 
@@ -179,6 +191,8 @@ class IkeSa:
         self.initiator = initiator
         self.spi_i, self.spi_r = spi_i, spi_r
         self.local, self.remote = local, remote
+        self.arrival = (local, remote)
+        """Where the newest authenticated message came to, and from."""
         self.config = config
         self.state = State.NEW
         self.created = now
@@ -286,8 +300,12 @@ class IkeSa:
     def child_by_spi_in(self, spi: int) -> ChildSa | None:
         return next((c for c in self.children if c.spi_in == spi), None)
 
-    def child_by_spi_out(self, spi: int) -> ChildSa | None:
-        return next((c for c in self.children if c.spi_out == spi), None)
+    def child_by_spi_out(self, spi: int, protocol: int | None = None) -> ChildSa | None:
+        """The Child SA that we reach the peer by; of one protocol, or whichever."""
+        return next(
+            (c for c in self.children if c.spi_out == spi and protocol in (None, c.protocol)),
+            None,
+        )
 
     def wipe(self) -> None:
         """Let go of every reference to a secret."""

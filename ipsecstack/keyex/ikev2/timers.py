@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipsecstack.keyex.ikev2 import lifecycle
+from ipsecstack.keyex.ikev2 import lifecycle, mobike
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
-from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke, Liveness
+from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.machine import pump, send
 from ipsecstack.keyex.ikev2.rekey_child import RekeyChild
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke
@@ -22,7 +22,7 @@ def deadline(sa: IkeSa) -> float | None:
         _liveness_due(sa),
     ]
     for child in sa.children:
-        times += [child.rekey_at, child.expire_at, child.remove_at, child.check_outbound_at]
+        times += [child.rekey_at, child.expire_at, child.remove_at, child.check_outbound_at, child.idle_at]
     if len(sa.active) < sa.requests.size:
         times += [task.not_before for task in sa.queue]
     return min((t for t in times if t is not None), default=None)
@@ -44,7 +44,8 @@ def handle_timer(sa: IkeSa, now: float) -> None:
     for entry in due:
         sa.log("IKE", 1, f"retransmit {entry.retransmits} of request with message ID {entry.message_id}")
         sa.counters.retransmits_out += 1
-        send(sa, entry.datagram, sa.local, sa.remote)
+        for local, remote in ((sa.local, sa.remote), *mobike.other_paths(sa, entry.retransmits)):
+            send(sa, entry.datagram, local, remote)
     if due:
         sa.host.touch(sa)
     if sa.give_up_at is not None and now >= sa.give_up_at:
@@ -64,6 +65,8 @@ def handle_timer(sa: IkeSa, now: float) -> None:
         elif child.rekey_at is not None and now >= child.rekey_at:
             child.rekey_at = None
             rekey_child(sa, child)
+        elif child.idle_at is not None and now >= child.idle_at and lifecycle.check_idle(sa, child, now):
+            sa.enqueue(DeleteChild(child, "inactive"))
     pump(sa, now)
 
 
@@ -81,7 +84,7 @@ def _life_of_ike(sa: IkeSa, now: float) -> None:
         sa.last_inbound = max([sa.last_inbound, *(t for t in seen if t is not None)])
         again = _liveness_due(sa)
         if again is not None and now >= again:
-            sa.enqueue(Liveness())
+            sa.enqueue(mobike.liveness(sa))
         else:
             sa.host.touch(sa)
 
