@@ -18,6 +18,7 @@ from typing import Protocol
 from ipsecstack.crypto.blockmac import PaddedMac, aes_cmac, aes_xcbc
 from ipsecstack.crypto.combined import Gmac
 from ipsecstack.crypto.errors import UnknownAlgorithm
+from ipsecstack.crypto.prf import has_hash
 from ipsecstack.wire.transforms import IntegId
 
 Buffer = bytes | bytearray | memoryview
@@ -236,10 +237,12 @@ for _gmac_id, _key_octets in (
     (IntegId.AES_256_GMAC, 32),
 ):
     _register(_gmac_id, lambda key, _icv: GmacMac(key), key=_key_octets + 4, icv=24, iv=8, ah_only=True)
-if "ripemd160" in hashlib.algorithms_available:  # a build of OpenSSL may leave it out
+# A build of OpenSSL, or its policy on this system, may leave these hashes out.
+if has_hash("ripemd160"):
     _register(IntegId.HMAC_RIPEMD_160_96, _hmac("ripemd160"), key=20, icv=12)
-_register(IntegId.HMAC_MD5_96, _hmac("md5"), key=16, icv=12, weak=True)
-_register(IntegId.HMAC_MD5_128, _hmac("md5"), key=16, icv=16, weak=True)
-_register(IntegId.KPDK_MD5, KeyedMd5, key=16, icv=16, weak=True, ah_only=True)
+if has_hash("md5"):
+    _register(IntegId.HMAC_MD5_96, _hmac("md5"), key=16, icv=12, weak=True)
+    _register(IntegId.HMAC_MD5_128, _hmac("md5"), key=16, icv=16, weak=True)
+    _register(IntegId.KPDK_MD5, KeyedMd5, key=16, icv=16, weak=True, ah_only=True)
 
 _SHA2_256_96 = Integ(IntegId.HMAC_SHA2_256_128, "HMAC_SHA2_256_96", 32, 12, False, _hmac("sha256"))

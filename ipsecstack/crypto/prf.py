@@ -38,6 +38,15 @@ class Prf:
         return self._compute(bytes(key), b"".join(parts))
 
 
+def has_hash(name: str) -> bool:
+    """Whether this system's OpenSSL lets a hash be used: builds and policies (FIPS) leave some out."""
+    try:
+        hashlib.new(name)
+    except ValueError:
+        return False
+    return True
+
+
 def prf_plus(prf: Prf, key: Buffer, seed: Buffer, length: int) -> bytes:
     """``length`` octets of prf+(key, seed) = T1 | T2 | ... with Tn = prf(K, Tn-1 | S | n).
 
@@ -115,4 +124,5 @@ _register(PrfId.HMAC_SHA2_512, _hmac("sha512"), octets=64)
 _register(PrfId.HMAC_SHA1, _hmac("sha1"), octets=20)
 _register(PrfId.AES128_XCBC, _aes(aes_xcbc, _xcbc_key), octets=16, nonce=8)
 _register(PrfId.AES128_CMAC, _aes(aes_cmac, _cmac_key), octets=16, nonce=8)
-_register(PrfId.HMAC_MD5, _hmac("md5"), octets=16, weak=True)
+if has_hash("md5"):
+    _register(PrfId.HMAC_MD5, _hmac("md5"), octets=16, weak=True)

@@ -17,7 +17,7 @@ from ipsecstack.crypto.revocation import Answer, Crl
 from ipsecstack.crypto.x509 import Certificate
 
 MAX_ANSWERS = 4096
-MAX_LISTS = 256
+MAX_LISTS = 64
 MAX_PENDING = 64
 RETRY_AFTER = 60.0  # seconds until a responder that failed is asked again
 

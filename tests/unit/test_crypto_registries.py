@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import sys
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -417,3 +419,30 @@ def test_keys_of_aead_have_salts_and_no_integrity() -> None:
         for name in value.__dataclass_fields__:
             secret = getattr(value, name)
             assert not secret or (repr(secret) not in repr(value) and secret.hex() not in repr(value))
+
+
+def test_a_system_without_old_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registries are built without them, and everything else is there."""
+    original = hashlib.new
+
+    def new(name: str, *arguments: object, **options: object) -> object:
+        if name in ("md5", "ripemd160"):
+            raise ValueError("disabled for FIPS")
+        return original(name, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashlib, "new", new)
+    for name, registry in (("prf", prf), ("integ", integ)):
+        spec = importlib.util.spec_from_file_location(f"{name}_without", registry.__file__)
+        assert spec is not None
+        assert spec.loader is not None
+        fresh = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, fresh)
+        spec.loader.exec_module(fresh)
+        gone = {a.name for a in registry.registered()} - {a.name for a in fresh.registered()}
+        assert (
+            gone
+            == {
+                "prf": {"PRF_HMAC_MD5"},
+                "integ": {"HMAC_MD5_96", "HMAC_MD5_128", "KPDK_MD5", "HMAC_RIPEMD_160_96"},
+            }[name]
+        )
