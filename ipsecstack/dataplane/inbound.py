@@ -24,6 +24,7 @@ from ipsecstack.ipsec.spd import Action
 from ipsecstack.ipsec.transport import new_header, put_together, repair_checksum
 from ipsecstack.wire.ah import AuthenticationHeader, find
 from ipsecstack.wire.esp import HEADER_OCTETS, MIN_SPI, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE
+from ipsecstack.wire.icmp import answered_flow
 from ipsecstack.wire.ip import (
     PROTO_AH,
     PROTO_ESP,
@@ -354,7 +355,7 @@ class InboundProcessing(Processing, ABC):
             if next_header != (NEXT_HEADER_IPV4 if payload[0] < 0x60 else NEXT_HEADER_IPV6):
                 counters.other_errors += 1
                 continue
-            if key not in flows and not self._belongs(sa, key, now):
+            if key not in flows and not self._belongs(sa, key, payload, now):
                 counters.policy_errors += 1
                 continue
             if outer_ecn:
@@ -372,9 +373,11 @@ class InboundProcessing(Processing, ABC):
             counters.last_used = now
 
     @staticmethod
-    def _belongs(sa: InboundSa, key: bytes, now: float) -> bool:
+    def _belongs(sa: InboundSa, key: bytes, packet: bytes, now: float) -> bool:
+        """RFC 4301 §5.2 step 4; an ICMP error also belongs where answers to the packet do that it is about (§6.2)."""
         if not sa.allows(key, now):
-            return False
+            about = answered_flow(packet)
+            return about is not None and sa.allows(about, now)
         if split_fragment_key(key)[2]:
             assert sa.counters.details is not None
             sa.counters.details.fragments += 1

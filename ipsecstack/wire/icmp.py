@@ -18,6 +18,7 @@ from ipsecstack.wire.ip import (
     ipv6_upper_layer,
 )
 
+_WITH_PORTS = frozenset((6, 17, 33, 132, 136))
 _V4_ERRORS = frozenset((3, 4, 5, 11, 12))
 
 
@@ -59,6 +60,41 @@ def _too_big_v6(packet: Buffer, mtu: int) -> bytes | None:
     quoted = bytes(packet[: 1280 - 48])
     body = struct.pack("!BBHI", 2, 0, 0, max(mtu, 1280)) + quoted
     return _icmpv6(header.destination, header.source, body)
+
+
+def answered_flow(packet: Buffer) -> bytes | None:
+    """For an ICMP error, the flow key of an answer to the packet that it quotes; None for any other packet.
+
+    RFC 4301 §6.2 lets an error pass where the traffic would that it is about. The error must go to who sent the quoted
+    packet. What is quoted may be cut short: then the key has no ports.
+    """
+    try:
+        if packet[0] >> 4 == 4:
+            header = IPv4Header.parse(packet)
+            start = 20 + len(header.options)
+            if header.protocol != PROTO_ICMP or header.fragment_offset or packet[start] not in _V4_ERRORS:
+                return None
+            quoted = bytes(packet[start + 8 : header.total_length])
+            if len(quoted) < 20 or quoted[0] >> 4 != 4 or quoted[12:16] != packet[16:20]:
+                return None
+            at, protocol, width = (quoted[0] & 15) * 4, quoted[9], 4
+            later = bool((quoted[6] << 8 | quoted[7]) & OFFSET_MASK)
+        else:
+            protocol, start, later = ipv6_upper_layer(packet)
+            if protocol != PROTO_ICMPV6 or later or not 1 <= packet[start] < 128:
+                return None
+            quoted = bytes(packet[start + 8 :])
+            if len(quoted) < 40 or quoted[0] >> 4 != 6 or quoted[8:24] != packet[24:40]:
+                return None
+            protocol, at, later = ipv6_upper_layer(quoted)
+            width = 16
+    except (PacketError, IndexError):
+        return None
+    ends = quoted[12:20] if width == 4 else quoted[8:40]
+    key = bytes((protocol,)) + ends[width:] + ends[:width]
+    if later or protocol not in _WITH_PORTS or len(quoted) < at + 4:
+        return key
+    return key + quoted[at + 2 : at + 4] + quoted[at : at + 2]
 
 
 def _unicast(*addresses: IPv4Address) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, fragment6
 
 from ipsecstack.dataplane.acquire import ACQUIRE_HOLDOFF, ACQUIRE_SELECTORS
-from ipsecstack.dataplane.base import Acquired
+from ipsecstack.dataplane.base import Acquired, EspDatagrams
 from ipsecstack.dataplane.memory import MemoryDataPlane
 from ipsecstack.dataplane.path import AGE, BURST, INTERVAL, PathMtus, parse_too_big
 from ipsecstack.ipsec.fragments import MAX_DATAGRAMS, MAX_OCTETS, TIMEOUT, FragmentTracker, Reassembler
@@ -369,6 +369,64 @@ def test_any_octets_are_an_error_about_a_path_or_not(data: bytes, version: int) 
         except PacketError:
             continue
         assert found is None or found.mtu >= 0
+
+
+# --- ICMP errors inside (RFC 4301 §6.2) ---
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("quoted", [1300, 28 + 4, 28])
+def test_errors_go_with_what_they_are_about(version: int, quoted: int) -> None:
+    """A router behind a, whose address no selector has, says that a packet of b's host was too big."""
+    if version == 4:
+        local, remote, packet = (
+            PORTS["local_ts"],
+            PORTS["remote_ts"],
+            udp("10.2.0.9", "10.1.0.5", 1400, 8000, 7000),
+        )
+        router = replace(IPv4Header.parse(packet), source=ip_address("172.16.0.1"))
+    else:
+        local, remote = ts("fd01::/64[udp/7000]"), ts("fd02::/64[udp/8000]")
+        packet = udp("fd02::9", "fd01::5", 1400, 8000, 7000)
+    pair = Pair({"local_ts": local, "remote_ts": remote})
+    error = too_big(packet, 1300)
+    assert error is not None
+    if version == 4:
+        body = error[20 : 20 + 8 + 20 + max(quoted - 28, 0)] if quoted < 1300 else error[20:]
+        body = body[:2] + checksum(body[:2] + bytes(2) + body[4:]).to_bytes(2, "big") + body[4:]
+        error = replace(router, destination=ip_address("10.2.0.9"), protocol=1, total_length=20 + len(body))
+        error = error.to_bytes() + body
+    else:
+        error = error[:8] + ip_address("fd77::1").packed + error[24:]
+    if version == 4 and quoted == 28:  # no ports are left: the selectors ask for them
+        assert pair.through(error) == []
+        assert pair.a.counters.discarded_out == 1
+        return
+    assert pair.through(error) == [error]
+    # An error about traffic of others does not pass, nor one to another than who sent what is quoted.
+    if version == 4:
+        header = replace(IPv4Header.parse(error), destination=ip_address("10.2.0.10"))
+        other = header.to_bytes() + error[20:]
+        assert pair.through(other) == []
+    stranger = too_big(udp("10.2.0.9", "10.1.0.5", 1400, 8000, 7001, df=True), 1300)
+    assert stranger is not None
+    assert pair.through(stranger) == []
+    assert pair.a.counters.discarded_out >= 1
+
+
+def test_the_receiver_checks_errors_for_itself() -> None:
+    pair = Pair({**PORTS})
+    transform = pair.a.sad.get(pair.a_out).transform  # type: ignore[union-attr]
+    right = too_big(udp("10.2.0.9", "10.1.0.5", 1400, 8000, 7000), 1300)
+    wrong = too_big(udp("10.2.0.9", "10.1.0.5", 1400, 8000, 7001), 1300)
+    reply = echo_request(ip_address("10.1.0.5"), ip_address("10.2.0.9"), 1, 1)
+    got = []
+    for number, packet in enumerate((right, wrong, reply), 1):
+        assert packet is not None
+        esp = transform.seal(packet, 4, number, random.Random(1).randbytes)  # type: ignore[union-attr,call-arg]
+        got += pair.b.inbound([EspDatagrams(B, A, True, [esp])], 0)
+    assert got == [right]
+    assert pair.counters(pair.b_in).policy_errors == 2
 
 
 # --- populate-from-packet (RFC 4301 §4.4.1.1) ---
