@@ -1,4 +1,4 @@
-"""Which SA a leaving packet goes into (RFC 4301 §5.1): the SPD in order, fragments, ICMP errors, what waits for an SA."""
+"""Which SA a leaving packet goes into (RFC 4301 §5.1): the SPD, fragments, ICMP errors, and what waits for an SA."""
 
 from __future__ import annotations
 
