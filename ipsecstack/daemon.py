@@ -21,7 +21,7 @@ from pathlib import Path
 from ipsecstack.config import ConfigError, load_file
 from ipsecstack.config.apply import Applier
 from ipsecstack.config.daemon import Option
-from ipsecstack.dataplane.base import DataPlane, DataPlaneError
+from ipsecstack.dataplane.base import DataPlane, DataPlaneError, abilities
 from ipsecstack.dataplane.memory import EchoHosts, MemoryDataPlane
 from ipsecstack.io import systemd
 from ipsecstack.io.addresses import AddressMonitor
@@ -127,7 +127,11 @@ class Daemon:
             random=os.urandom,
             allocate_spi=lambda: self.dataplane.allocate_spi(os.urandom),
             credentials=self.credentials,
-            options=replace(settings.options, export_keys=self._exporter is not None),
+            options=replace(
+                settings.options,
+                export_keys=self._exporter is not None,
+                abilities=abilities(self.dataplane.features),
+            ),
             now=loop.time(),
             wall_clock=time.time,
             last_inbound=self._last_inbound,

@@ -45,6 +45,10 @@ _ACTIONS = {
     "clear": ChildAction.CLEAR,
     "restart": ChildAction.RESTART,
 }
+_FRAGMENTATION = {
+    "yes": "yes", "true": "yes", "1": "yes", "enabled": "yes", "accept": "accept", "force": "force",
+    "no": "no", "false": "no", "0": "no", "disabled": "no",
+}  # fmt: skip
 _MODES = {
     "tunnel": (Mode.TUNNEL, "PROTECT"),
     "transport": (Mode.TRANSPORT, "PROTECT"),
@@ -113,6 +117,7 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
         rand_time=min(rand, rekey),
         send_cert=reader.choice("send_cert", {w: w for w in ("ifasked", "always", "never")}, "ifasked"),
         send_certreq=reader.get("send_certreq", parse_bool, True),
+        fragmentation=reader.choice("fragmentation", _FRAGMENTATION, "yes"),
         mobike=reader.get("mobike", parse_bool, True),
     )
     reader.get("dpd_timeout", parse_time, 0)  # for IKEv1: with IKEv2 retransmission tells when a peer is dead

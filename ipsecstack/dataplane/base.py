@@ -35,6 +35,11 @@ class Features:
     tfc: bool = False
 
 
+def abilities(features: Features) -> frozenset[str]:
+    """The names of what this data plane can do, as ``keyex.options`` has them."""
+    return frozenset(name for name in ("ah", "esn", "ipcomp", "tfc", "transport") if getattr(features, name))
+
+
 @dataclass(slots=True)
 class EspDatagrams:
     """A batch of ESP or AH packets between one pair of addresses.

@@ -199,6 +199,7 @@ class ConnectionConfig:
     rand_time: float = 1440
     send_cert: str = "ifasked"
     send_certreq: bool = True
+    fragmentation: str = "yes"  # of IKE messages: yes, accept, force (as yes), no
     mobike: bool = False
     vips: tuple[IPAddress, ...] = ()  # virtual IPs to ask for; an unspecified one takes any of its version
     pools: tuple[str, ...] = ()  # address pools that the peer gets its virtual IPs from
@@ -245,6 +246,8 @@ class IkeCounters:
     child_deletes_in: int = 0
     child_deletes_out: int = 0
     retransmits_out: int = 0
+    fragments_in: int = 0  # authentic ones of IKE messages (RFC 7383)
+    fragments_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

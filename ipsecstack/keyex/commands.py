@@ -90,10 +90,10 @@ def trap_child(endpoint: Endpoint, connection: str, child: str) -> bool:
     if config is None or child_config is None:
         return False
     local_ts, remote_ts = child_config.local_ts, child_config.remote_ts
-    if child_config.policy == "PROTECT" and not (local_ts and remote_ts):
+    if child_config.policy == "PROTECT" and (narrowing.dynamic(local_ts) or narrowing.dynamic(remote_ts)):
         remote = lookup.first_address(config.remote_addrs)
         local = _local_host(endpoint, config, remote) if remote is not None else None
-        if remote is None or local is None or (local.is_unspecified and not local_ts):
+        if remote is None or local is None or (local.is_unspecified and narrowing.dynamic(local_ts)):
             endpoint.emit(
                 LogRecorded(
                     "CFG", 1, connection, None, f"unable to trap '{child}': dynamic selectors need addresses"

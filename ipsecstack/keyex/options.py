@@ -42,6 +42,9 @@ class Options:
     """Log lines per second and kind that unauthenticated datagrams may cause."""
     max_packet: int = 10_000
     """Longest IKE message that is read, octets; longer ones are dropped and counted (charon.max_packet)."""
+    fragment_size: int = 1280
+    """Octets of the longest IP packet that an IKE message is put into before it is cut into fragments (RFC 7383); 0 is
+    the least that the IP version promises (charon.fragment_size)."""
     children_limit: int = 10_000
     """Child SAs of one IKE SA from which on a peer gets NO_ADDITIONAL_SAS; rekeying may have twice as many."""
     peer_limit: int = 4096
@@ -60,6 +63,9 @@ class Options:
     """A rekeyed IKE SA that its peer does not delete is deleted by us then."""
     request_window: int = 1
     """Own requests outstanding at a time, if the peer's window allows as many (RFC 7296 §2.3)."""
+
+    abilities: frozenset[str] = frozenset({"ah", "esn", "ipcomp", "tfc", "transport"})
+    """What the data plane can do beside ESP tunnels: the names of its ``Features``."""
 
     export_keys: bool = False
     """Emit KeysDerived, for decryption by tshark. For debugging only: it gives keys away."""

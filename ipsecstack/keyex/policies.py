@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.ipsec.spd import Action, SpdEntry
-from ipsecstack.keyex.base import AddPolicy, ChildConfig, Output, RemovePolicy
+from ipsecstack.keyex.base import AddPolicy, ChildConfig, Output, Random, RemovePolicy
 
 _LOWEST = 100000
 
@@ -50,13 +50,16 @@ class Policies:
         child: ChildConfig,
         local_ts: tuple[TrafficSelector, ...],
         remote_ts: tuple[TrafficSelector, ...],
+        protocol: SecurityProtocol = SecurityProtocol.ESP,
     ) -> tuple[PolicyKey, int]:
-        """One more SA uses the policy; it is added with the first."""
+        """One more SA uses the policy, with this protocol; it is added with the first."""
         key = PolicyKey(connection, child.name, local_ts, remote_ts)
         shared = self._shared.get(key)
         if shared is None:
-            shared = self._shared[key] = _Shared(self._entry(key, child))
+            shared = self._shared[key] = _Shared(replace(self._entry(key, child), protocol=protocol))
             self._emit(AddPolicy(shared.entry))
+        elif shared.entry.protocol is not protocol:  # ESP where the trap was for AH, or the other way round
+            self._change(shared, replace(shared.entry, protocol=protocol))
         shared.users += 1
         return key, shared.entry.reqid
 
@@ -82,12 +85,19 @@ class Policies:
             return False
         if shared is None:
             shared = self._shared[key] = _Shared(self._entry(key, child))
+            shared.entry = replace(shared.entry, trap=shared.entry.action is Action.PROTECT)
+            self._emit(AddPolicy(shared.entry))
         else:
-            self._emit(RemovePolicy(shared.entry))
+            self._change(shared, replace(shared.entry, trap=shared.entry.action is Action.PROTECT))
         shared.trapped = True
-        shared.entry = replace(shared.entry, trap=shared.entry.action is Action.PROTECT)
-        self._emit(AddPolicy(shared.entry))
         return True
+
+    def _change(self, shared: _Shared, entry: SpdEntry) -> None:
+        """The new entry before the old one goes: no packet may pass between the two."""
+        if entry != shared.entry:
+            old, shared.entry = shared.entry, entry
+            self._emit(AddPolicy(entry))
+            self._emit(RemovePolicy(old))
 
     def untrap(self, connection: str, child: str) -> bool:
         """Take back traps of a child; False when there was none."""
@@ -98,9 +108,7 @@ class Policies:
                 shared.trapped = False
                 self._drop_if_unused(key, shared)
                 if key in self._shared:
-                    self._emit(RemovePolicy(shared.entry))
-                    shared.entry = replace(shared.entry, trap=False)
-                    self._emit(AddPolicy(shared.entry))
+                    self._change(shared, replace(shared.entry, trap=False))
         return found
 
     def trapped(self) -> list[SpdEntry]:
@@ -130,8 +138,13 @@ class Policies:
             remote_ts=key.remote_ts,
             priority=child.priority or _priority(key.local_ts, key.remote_ts),
             reqid=reqid,
-            protocol=SecurityProtocol.ESP,
+            protocol=child.proposals[0].protocol if child.proposals else SecurityProtocol.ESP,
             mode=child.mode,
+            interface=child.interface,
+            pfp=child.pfp,
+            if_id=child.if_id,
+            mark=child.mark,
+            ipcomp=child.ipcomp,
         )
 
     def _next_reqid(self) -> int:
@@ -139,6 +152,32 @@ class Policies:
         while self._last_reqid in self._reqids:
             self._last_reqid += 1
         return self._last_reqid
+
+
+class Cpis:
+    """Compression Parameter Indexes of our inbound SAs (RFC 3173 §3.3), by the SPI of the SA that they go with."""
+
+    _LOWEST, _HIGHEST = 256, 61439  # below are well-known ones, above those of private use
+
+    def __init__(self) -> None:
+        self._by_spi: dict[int, int] = {}
+        self._used: set[int] = set()
+
+    def allocate(self, spi: int, random: Random) -> int:
+        """A CPI that no other SA here has; 0 when there is none left."""
+        span = self._HIGHEST - self._LOWEST + 1
+        if len(self._used) >= span // 2:
+            return 0
+        while (cpi := self._LOWEST + int.from_bytes(random(4), "big") % span) in self._used:
+            pass
+        self.release(spi)
+        self._used.add(cpi)
+        self._by_spi[spi] = cpi
+        return cpi
+
+    def release(self, spi: int) -> None:
+        """Nothing happens for an SA without one."""
+        self._used.discard(self._by_spi.pop(spi, 0))
 
 
 def _priority(local_ts: tuple[TrafficSelector, ...], remote_ts: tuple[TrafficSelector, ...]) -> int:

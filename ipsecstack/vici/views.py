@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ipsecstack.ipsec.sa import Address, SaCounters
+from ipsecstack.ipsec.sa import Address, SaCounters, SecurityProtocol
 from ipsecstack.keyex.base import ChildSaView, IkeCounters, IkeSaView
 from ipsecstack.vici.codec import Outgoing
 from ipsecstack.wire.transforms import IntegId, KeId
@@ -123,7 +123,15 @@ def child_section(child: ChildSaView, counters: SaPair, now: float, generation: 
         s["encap"] = "yes"
     s["spi-in"] = f"{child.spi_in:08x}"
     s["spi-out"] = f"{child.spi_out:08x}"
-    s["encr-alg"] = child.encr.vici_name
+    if child.cpi_in:
+        s["cpi-in"], s["cpi-out"] = f"{child.cpi_in:04x}", f"{child.cpi_out:04x}"
+    if child.if_id:
+        s["if-id-in"] = s["if-id-out"] = f"{child.if_id:08x}"
+    if child.mark[0]:
+        s["mark-in"] = s["mark-out"] = f"{child.mark[0]:08x}"
+        s["mark-mask-in"] = s["mark-mask-out"] = f"{child.mark[1]:08x}"
+    if child.protocol is not SecurityProtocol.AH:
+        s["encr-alg"] = child.encr.vici_name
     if child.encr_key_bits:
         s["encr-keysize"] = str(child.encr_key_bits)
     if child.integ != IntegId.NONE:

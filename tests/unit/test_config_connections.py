@@ -148,7 +148,11 @@ def test_shunts_need_no_authentication() -> None:
         ("local { cert1 { } }", "connections.c.local.cert1", "names no certificate"),
         ("local { x { } }", "connections.c.local.x", "unknown section"),
         ("children { k { local_ts = 10.0.0.0/99 } }", "children.k.local_ts", "10.0.0.0/99"),
-        ("children { k { local_ts = dynamic[tcp/80] } }", "children.k.local_ts", "dynamic"),
+        ("children { k { local_ts = dynamic/24 } }", "children.k.local_ts", "dynamic"),
+        ("children { k { if_id_in = 7 } }", "children.k.if_id_out", "both keys"),
+        ("children { k { mark_in = %unique\n mark_out = %unique } }", "children.k.mark_in", "number"),
+        ("children { k { pfp = remot } }", "children.k.pfp", "remote"),
+        ("children { k { interface = a/b } }", "children.k.interface", "interface"),
         (
             "children { k { rekey_time = 2h\n life_time = 1h } }",
             "x.conf:3: connections.c.children.k.life_time",
@@ -205,7 +209,7 @@ def test_known_but_unsupported_keys(body: str, key: str, refused: bool, harmless
 
 
 def test_security_relevant_keys_are_refused() -> None:
-    for key in ("updown", "tfc_padding", "mark_in", "label", "policies"):
+    for key in ("updown", "set_mark_in", "label", "policies"):
         assert CHILD_UNSUPPORTED[key].treatment is Treatment.REFUSE
     for key in ("cert_policy", "ca_id", "groups", "pubkeys"):
         assert AUTH_UNSUPPORTED[key].treatment is Treatment.REFUSE

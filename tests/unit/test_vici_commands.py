@@ -316,7 +316,7 @@ def test_certificates_in_load_conn(client: Client, gateway: Gateway) -> None:
         ({"a": {"remote_adrs": ["x"]}}, "did you mean 'remote_addrs'"),
         ({"a": {"version": ["2"]}}, "takes one value"),
         ({"a": {"version": "1"}}, "IKEv1"),
-        ({"a": {"children": {"c": {"tfc_padding": "mtu"}}}}, "ignoring it would protect less"),
+        ({"a": {"children": {"c": {"set_mark_in": "7"}}}}, "ignoring it would protect less"),
         ({"a": {"proposals": [b"\xff"]}}, "UTF-8"),
         ({"a" * 200: {}}, "1..120"),
     ],

@@ -90,7 +90,7 @@ def handle_response(sa: IkeSa, task: NewChild, message: Message, now: float) -> 
             sa.counters.child_invalids_out += 1
         lifecycle.failed(sa, name, failure.reason, failure.message, received=failure.received)
         if failure.at_peer:
-            sa.enqueue(DeleteChild.of_spi(offer.spi_in))
+            sa.enqueue(DeleteChild.of_spi(offer.spi_in, failure.protocol))
         task.abort(sa, failure.reason, now)
         return
     task.offer = None

@@ -168,7 +168,7 @@ def _first_child(sa: IkeSa, task: IkeAuth, message: Message, ni: bytes, nr: byte
         else:
             sa.counters.child_invalids_out += 1
         if failure.at_peer:
-            sa.enqueue(DeleteChild.of_spi(offer.spi_in))
+            sa.enqueue(DeleteChild.of_spi(offer.spi_in, failure.protocol))
         lifecycle.release_spi(sa, offer.spi_in)
         sa.host.finish(tickets, False, f"establishing CHILD_SA '{name}' failed: {failure.reason}")
         return

@@ -62,11 +62,14 @@ class DeleteChild(Task):
         self.child = child
         self.reason = reason
         self.spi_in = child.spi_in if child is not None else spi_in
+        self.protocol = child.protocol if child is not None else SecurityProtocol.ESP
 
     @classmethod
-    def of_spi(cls, spi_in: int) -> DeleteChild:
+    def of_spi(cls, spi_in: int, protocol: SecurityProtocol = SecurityProtocol.ESP) -> DeleteChild:
         """For a Child SA that only the peer has: we refused what it chose."""
-        return cls(None, "refused", spi_in)
+        task = cls(None, "refused", spi_in)
+        task.protocol = protocol
+        return task
 
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         child = self.child
@@ -79,9 +82,9 @@ class DeleteChild(Task):
             sa.log(
                 "IKE", 0, f"closing CHILD_SA {child.tag} with SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o"
             )
-        sa.log("IKE", 1, f"sending DELETE for ESP CHILD_SA with SPI {self.spi_in:08x}")
+        sa.log("IKE", 1, f"sending DELETE for {self.protocol.name} CHILD_SA with SPI {self.spi_in:08x}")
         sa.counters.child_deletes_out += 1
-        return [Delete(SecurityProtocol.ESP, (self.spi_in.to_bytes(4, "big"),))]
+        return [Delete(self.protocol, (self.spi_in.to_bytes(4, "big"),))]
 
     def abort(self, sa: IkeSa, reason: str, now: float) -> None:
         sa.host.finish(self.tickets, True, "CHILD_SA deleted")
@@ -122,19 +125,21 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
             sa, None, "AUTHENTICATION_FAILED", "the peer did not accept our authentication", received=True
         )
         return _delete_ike(sa, "auth-failed", now)
-    closed: list[bytes] = []
+    closed: dict[SecurityProtocol, list[bytes]] = {SecurityProtocol.ESP: [], SecurityProtocol.AH: []}
     for delete in message.all(Delete):
-        if delete.protocol != SecurityProtocol.ESP:
-            continue
-        for spi in delete.spis:
-            own = _delete_child(sa, spi, now)
-            if own is not None and own not in closed:
-                closed.append(own)
+        for protocol, own_spis in closed.items():
+            for spi in delete.spis if delete.protocol == protocol else ():
+                own = _delete_child(sa, spi, protocol, now)
+                if own is not None and own not in own_spis:
+                    own_spis.append(own)
     payloads = extensions.informed(sa, message, now)
-    if closed:
-        sa.log("IKE", 1, f"sending DELETE for ESP CHILD_SA with SPI {' '.join(spi.hex() for spi in closed)}")
-        return [Delete(SecurityProtocol.ESP, tuple(closed)), *payloads]
-    return payloads
+    deletes: list[Payload] = []
+    for protocol, own_spis in closed.items():
+        if own_spis:
+            spis = " ".join(spi.hex() for spi in own_spis)
+            sa.log("IKE", 1, f"sending DELETE for {protocol.name} CHILD_SA with SPI {spis}")
+            deletes.append(Delete(protocol, tuple(own_spis)))
+    return [*deletes, *payloads]
 
 
 def _delete_ike(sa: IkeSa, reason: str, now: float) -> list[Payload]:
@@ -148,16 +153,16 @@ def _delete_ike(sa: IkeSa, reason: str, now: float) -> list[Payload]:
     return []
 
 
-def _delete_child(sa: IkeSa, spi: bytes, now: float) -> bytes | None:
+def _delete_child(sa: IkeSa, spi: bytes, protocol: SecurityProtocol, now: float) -> bytes | None:
     """Close the Child SA whose outbound SPI the peer names; our inbound SPI for the response, None in a collision."""
-    child = sa.child_by_spi_out(int.from_bytes(spi, "big")) if len(spi) == 4 else None
+    child = sa.child_by_spi_out(int.from_bytes(spi, "big"), protocol) if len(spi) == 4 else None
     if child is None or child.state is ChildState.DELETED:
         if child is None and len(spi) == 4 and sa.making_child() and len(sa.early_deletes) < _EARLY_DELETES:
             sa.early_deletes.add(spi)
-        sa.log("IKE", 1, f"received DELETE for unknown ESP CHILD_SA with SPI {spi.hex()}")
+        sa.log("IKE", 1, f"received DELETE for unknown {protocol.name} CHILD_SA with SPI {spi.hex()}")
         return None
     sa.counters.child_deletes_in += 1
-    sa.log("IKE", 1, f"received DELETE for ESP CHILD_SA with SPI {spi.hex()}")
+    sa.log("IKE", 1, f"received DELETE for {protocol.name} CHILD_SA with SPI {spi.hex()}")
     deleting = next((t for t in sa.active.values() if isinstance(t, DeleteChild) and t.child is child), None)
     if deleting is not None:
         return None  # both ends delete it at once: each answers without a Delete (§1.4.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipsecstack.crypto.ikekeys import ChildKeys
-from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, SaDescription, SaId, SecurityProtocol
+from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, Mode, SaDescription, SaId, SecurityProtocol
 from ipsecstack.keyex.base import (
     ChildAction,
     ChildSaDeleted,
@@ -23,7 +23,7 @@ from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import ChildState, State
 
 # Reasons after which nothing is brought up again by close_action or dpd_action.
-_LOCAL_REASONS = frozenset({"deleted", "shutdown", "replaced", "auth-failed", "rekeyed"})
+_LOCAL_REASONS = frozenset({"deleted", "shutdown", "replaced", "auth-failed", "rekeyed", "inactive"})
 
 
 def fraction(random: Random) -> float:
@@ -127,12 +127,15 @@ def install_child(
         child.rekey_at = now + config.rekey_time - min(config.rand_time, config.rekey_time) * rand
     if config.life_time:
         child.expire_at = now + config.life_time
+    child.idle_at = now + config.inactivity if config.inactivity else None
     child.lifetime = Lifetime(
         octets=Limit(max(0, config.rekey_bytes - int(config.rand_bytes * rand)), config.life_bytes),
         packets=Limit(max(0, config.rekey_packets - int(config.rand_packets * rand)), config.life_packets),
     )
     assert sa.config is not None
-    child.policy, child.reqid = host.acquire_policy(sa.config.name, config, child.local_ts, child.remote_ts)
+    child.policy, child.reqid = host.acquire_policy(
+        sa.config.name, config, child.local_ts, child.remote_ts, child.protocol
+    )
     own = (keys.encr_i, keys.integ_i) if we_initiated else (keys.encr_r, keys.integ_r)
     peer = (keys.encr_r, keys.integ_r) if we_initiated else (keys.encr_i, keys.integ_i)
     inbound = _describe(sa, child, Direction.IN, *peer)
@@ -163,7 +166,7 @@ def release_outbound(sa: IkeSa, child: ChildSa) -> None:
 def _install(sa: IkeSa, child: ChildSa, description: SaDescription) -> None:
     sa.host.installed(description.id, child)
     sa.host.emit(InstallSa(description))
-    if sa.host.options.export_keys:
+    if sa.host.options.export_keys and description.protocol is SecurityProtocol.ESP:
         sa.host.emit(KeysDerived("esp_sa", keymat.esp_line(description)))
 
 
@@ -186,6 +189,11 @@ def _remove(sa: IkeSa, which: SaId) -> None:
 
 def _describe(sa: IkeSa, child: ChildSa, direction: Direction, encr: bytes, integ: bytes) -> SaDescription:
     incoming = direction is Direction.IN
+    config = child.config
+    padded = (
+        not incoming and child.tfc and child.protocol is SecurityProtocol.ESP and child.mode is Mode.TUNNEL
+    )
+    source, destination = child.originals if incoming and child.originals else (None, None)
     return SaDescription(
         direction=direction,
         protocol=child.protocol,
@@ -205,7 +213,18 @@ def _describe(sa: IkeSa, child: ChildSa, direction: Direction, encr: bytes, inte
         local_ts=child.local_ts,
         remote_ts=child.remote_ts,
         reqid=child.reqid,
-        sha256_96=child.config.sha256_96,
+        tfc=config.tfc if padded else 0,
+        ipcomp_cpi=child.cpi_in if incoming else child.cpi_out,
+        original_source=source,
+        original_destination=destination,
+        copy_dscp=config.copy_dscp,
+        copy_df=config.copy_df,
+        copy_ecn=config.copy_ecn,
+        non_first_fragments=child.non_first_fragments,
+        sha256_96=config.sha256_96,
+        interface=config.interface,
+        if_id=config.if_id,
+        mark=config.mark if config.mark_in_sa or not incoming else (0, 0),
     )
 
 
@@ -219,6 +238,21 @@ def check_outbound(sa: IkeSa, child: ChildSa, now: float) -> None:
     else:
         child.check_outbound_at = now + sa.host.options.outbound_check
         sa.host.touch_timer(sa)
+
+
+def check_idle(sa: IkeSa, child: ChildSa, now: float) -> bool:
+    """Whether nothing passed for as long as ``inactivity`` says, in either direction. Else look again later."""
+    child.idle_at = None
+    if not child.alive:
+        return False
+    used = [sa.host.last_inbound(one) for one in (child.inbound, child.outbound) if one is not None]
+    last = max([child.install_time, *(at for at in used if at is not None)])
+    if now - last >= child.config.inactivity:
+        sa.log("IKE", 1, f"closing CHILD_SA {child.tag} after {int(now - last)}s of inactivity")
+        return True
+    child.idle_at = last + child.config.inactivity
+    sa.host.touch_timer(sa)
+    return False
 
 
 def announce_child(sa: IkeSa, child: ChildSa) -> None:
@@ -259,7 +293,7 @@ def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
         _remove(sa, child.outbound)
     child.state = ChildState.DELETED
     child.remove_at = now + sa.host.options.delete_rekeyed_delay
-    child.rekey_at = child.expire_at = None
+    child.rekey_at = child.expire_at = child.idle_at = None
     sa.host.touch(sa, child)
 
 
@@ -280,6 +314,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: boo
     was_alive = child.alive
     child.state = ChildState.DELETED
     sa.children.remove(child)
+    host.release_cpi(child.spi_in)
     if child.policy is not None:
         host.release_policy(child.policy)
     host.child_gone(child)
@@ -290,6 +325,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: boo
 
 
 def release_spi(sa: IkeSa, spi: int) -> None:
-    """Give back an inbound SPI that was reserved and never installed."""
+    """Give back an inbound SPI that was reserved and never installed, with the CPI that goes with it."""
     if spi:
+        sa.host.release_cpi(spi)
         sa.host.emit(ReleaseSpi(spi))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 from ipsecstack.ipsec.selectors import IPAddress, SelectorError, TrafficSelector
+from ipsecstack.keyex.base import DynamicSelector
 from ipsecstack.wire.ikev2 import Ts, TsType
+
+if TYPE_CHECKING:
+    from ipsecstack.keyex.ikev2.sa import IkeSa
 
 MAX_SELECTORS = 64
 MAX_ON_WIRE = 255
@@ -44,9 +49,30 @@ def of_host(address: IPAddress) -> TrafficSelector:
     return TrafficSelector(address, address)
 
 
-def resolve(configured: Sequence[TrafficSelector], address: IPAddress) -> tuple[TrafficSelector, ...]:
-    """The configured selectors, or the one of the IKE address where they are ``dynamic`` (empty)."""
-    return tuple(configured) or (of_host(address),)
+def local_hosts(sa: IkeSa) -> tuple[IPAddress, ...]:
+    """What ``dynamic`` stands for on our side."""
+    return (sa.local.host,)
+
+
+def remote_hosts(sa: IkeSa) -> tuple[IPAddress, ...]:
+    """What ``dynamic`` stands for on the peer's side."""
+    return (sa.remote.host,)
+
+
+def dynamic(configured: Sequence[TrafficSelector]) -> bool:
+    """Whether the selectors depend on an address that only an IKE SA knows."""
+    return not configured or any(isinstance(ts, DynamicSelector) for ts in configured)
+
+
+def resolve(
+    configured: Sequence[TrafficSelector], hosts: IPAddress | Sequence[IPAddress]
+) -> tuple[TrafficSelector, ...]:
+    """The configured selectors, ``dynamic`` ones (and no selectors at all) as those of these hosts."""
+    addresses = hosts if isinstance(hosts, Sequence) else (hosts,)
+    found: list[TrafficSelector] = []
+    for ts in configured or (DynamicSelector.of(),):
+        found += [ts.at(address) for address in addresses] if isinstance(ts, DynamicSelector) else [ts]
+    return tuple(dict.fromkeys(found))
 
 
 def narrow(own: Sequence[TrafficSelector], offered: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:

@@ -47,7 +47,10 @@ DEFAULT_ESP = (
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One algorithm of each type, as chosen. ``wire`` is the proposal that says so in the response."""
+    """One algorithm of each type, as chosen. ``wire`` is the proposal that says so in the response.
+
+    ``encr`` of AH, which does not encrypt, is NULL.
+    """
 
     wire: SaProposal
     protocol: int
@@ -111,26 +114,29 @@ def select(
     own: Sequence[Proposal],
     offered: Sequence[SaProposal],
     *,
-    protocol: SecurityProtocol,
+    protocol: SecurityProtocol | None,
     with_ke: bool,
     preferred_ke: int | None = None,
     spi_octets: int,
 ) -> Suite | None:
     """Our first proposal that fits one of the peer's; None is NO_PROPOSAL_CHOSEN.
 
+    ``protocol`` None leaves the choice between ESP and AH to the order of our proposals.
     Within it our order decides, but the method of the KE payload that is already there wins if both ends list it: that
     saves a round trip and the peer chose it first. Of a peer's proposals 64 are looked at: strangers send them, too.
     """
     offers = [
         (theirs, _by_type(theirs))
         for theirs in offered[:MAX_PROPOSALS]
-        if theirs.protocol == protocol and len(theirs.spi) == spi_octets
+        if protocol in (None, theirs.protocol) and len(theirs.spi) == spi_octets
     ]
     for proposal in own:
-        if proposal.protocol != protocol:
+        if protocol not in (None, proposal.protocol):
             continue
         for choices in _split(proposal, with_ke):
             for theirs, there in offers:
+                if theirs.protocol != proposal.protocol:
+                    continue
                 chosen = _match(choices, there, with_ke, preferred_ke)
                 if chosen is not None:
                     return _suite(theirs, chosen)
@@ -175,7 +181,17 @@ def accept(
 
 
 def _split(proposal: Proposal, with_ke: bool) -> Iterator[dict[TransformType, tuple[Choice, ...]]]:
-    """AEAD and other ciphers apart, since only the others take an integrity transform (§3.3)."""
+    """AEAD and other ciphers apart, since only the others take an integrity transform (§3.3). AH has no cipher."""
+    if proposal.protocol is SecurityProtocol.AH:
+        of_ah = {
+            TransformType.INTEG: _known(TransformType.INTEG, proposal.integ),
+            TransformType.ESN: tuple((int(e), 0) for e in proposal.esn or (EsnId.NO_ESN,)),
+        }
+        if with_ke and proposal.ke:
+            of_ah[TransformType.KE] = _known(TransformType.KE, proposal.ke)
+        if all(of_ah.values()):
+            yield of_ah
+        return
     for aead in (True, False):
         ciphers = tuple(
             (int(id_), bits if id_ in KEY_LENGTH_REQUIRED else 0)
@@ -253,7 +269,7 @@ def _match(
 
 def _suite(wire: SaProposal, chosen: tuple[Transform, ...]) -> Suite:
     by_type = {t.type: t for t in chosen}
-    cipher = by_type[TransformType.ENCR]
+    cipher = by_type.get(TransformType.ENCR)
     mac, hash_, group, esn = (
         by_type.get(t) for t in (TransformType.INTEG, TransformType.PRF, TransformType.KE, TransformType.ESN)
     )
@@ -261,8 +277,8 @@ def _suite(wire: SaProposal, chosen: tuple[Transform, ...]) -> Suite:
         SaProposal(wire.number, wire.protocol, wire.spi, chosen),
         wire.protocol,
         wire.spi,
-        EncrId(cipher.id),
-        cipher.key_bits or 0,
+        EncrId(cipher.id) if cipher else EncrId.NULL,
+        (cipher.key_bits or 0) if cipher else 0,
         IntegId(mac.id) if mac else IntegId.NONE,
         PrfId(hash_.id) if hash_ else None,
         KeId(group.id) if group else KeId.NONE,

@@ -45,7 +45,7 @@ class RekeyChild(Task):
         sa.log("IKE", 0, f"rekeying CHILD_SA {old.tag}")
         sa.counters.child_exchanges_out += 1
         spi = old.spi_in.to_bytes(4, "big")
-        rekey = Notify(NotifyType.REKEY_SA, protocol=SecurityProtocol.ESP, spi=spi)
+        rekey = Notify(NotifyType.REKEY_SA, protocol=old.protocol, spi=spi)
         return [rekey, *negotiate.offer_payloads(self.offer)]
 
     def drop_offer(self, sa: IkeSa) -> None:
@@ -94,7 +94,7 @@ def handle_response(sa: IkeSa, task: RekeyChild, message: Message, now: float) -
             sa.counters.child_invalids_out += 1
         lifecycle.failed(sa, old.name, failure.reason, failure.message)
         if failure.at_peer:
-            sa.enqueue(DeleteChild.of_spi(offer.spi_in))
+            sa.enqueue(DeleteChild.of_spi(offer.spi_in, failure.protocol))
         if failure.reason == "CHILD_SA_NOT_FOUND":
             # The peer closed the new one before we knew it: it does not want the old one, either.
             task.abort(sa, failure.reason, now)
@@ -185,7 +185,8 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     nonce = message.get(Nonce)
     assert notify is not None
     assert nonce is not None
-    old = sa.child_by_spi_out(int.from_bytes(notify.spi, "big")) if len(notify.spi) == 4 else None
+    known = notify.protocol in (SecurityProtocol.ESP, SecurityProtocol.AH) and len(notify.spi) == 4
+    old = sa.child_by_spi_out(int.from_bytes(notify.spi, "big"), notify.protocol) if known else None
     if old is None and sa.making_child():
         raise Refusal(NotifyType.TEMPORARY_FAILURE, "the CHILD_SA to rekey may be the one in the making")
     if old is None or old.state is ChildState.DELETED:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from ipsecstack.crypto.ikekeys import IkeKeys
 from ipsecstack.crypto.ke import KeyExchange
@@ -27,9 +29,15 @@ from ipsecstack.keyex.ikev2.protect import Protection
 from ipsecstack.keyex.ikev2.states import ChildState, Kind, State
 from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.keyex.policies import PolicyKey
+from ipsecstack.keyex.pools import Lease
 from ipsecstack.keyex.window import RequestWindow, ResponseWindow, Schedule
 from ipsecstack.wire.ikev2 import SaProposal
 from ipsecstack.wire.transforms import KeId
+
+if TYPE_CHECKING:
+    from ipsecstack.keyex.ikev2.rounds import Rounds
+    from ipsecstack.keyex.ikev2.fragmentation import Reassembly
+
 
 
 class ChildSa:
@@ -167,6 +175,8 @@ class Initial:
     wanted_anchors: tuple[bytes, ...] = ()
     certificates_wanted: bool = False
     children: list[str] = field(default_factory=list)
+    rounds: Rounds | None = None
+    """As responder, while IKE_AUTH takes more than one exchange."""
 
 
 class IkeSa:
@@ -223,6 +233,8 @@ class IkeSa:
         )
         self.requests = RequestWindow(schedule, host.random)
         self.responses = ResponseWindow()
+        self.reassembly: Reassembly | None = None
+        """Messages that are coming in fragments."""
         self.active: dict[int, Task] = {}
         self.queue: deque[Task] = deque()
         self.after_reply: list[Callable[[float], None]] = []
@@ -243,6 +255,15 @@ class IkeSa:
         """Initiator SPI, address and digest of the IKE_SA_INIT request that this responder answered."""
         self.muted = False
         """A stranger's attempt in a flood of them: no log lines until it proves that it holds keys."""
+        self.local_vips: tuple[IPAddress, ...] = ()
+        """Virtual addresses that the peer gave us (RFC 7296 §2.19)."""
+        self.leases: tuple[Lease, ...] = ()
+        """Virtual addresses that we gave the peer."""
+        self.remote_eap_id: Identity | None = None
+        """Who the peer is for EAP, once that has said so."""
+        self.reauth_at: float | None = None
+        self.replaces: IkeSa | None = None
+        """The IKE SA that this one is the reauthentication of, until it is up (§2.8.3)."""
         self.silent = False
         """Redundant after a collision: it comes and goes without events."""
 
@@ -314,6 +335,7 @@ class IkeSa:
         self.initial = None
         self.requests.clear()
         self.responses.clear()
+        self.reassembly = None
         for child in self.children:
             child.pending_out = None
 
@@ -356,4 +378,8 @@ class IkeSa:
             generation=self.generation,
             remote_cert_expiry=self.remote_cert_expiry,
             local_cert_expiry=self.local_cert_expiry,
+            local_vips=self.local_vips,
+            remote_vips=tuple(lease.address for lease in self.leases),
+            remote_eap_id=self.remote_eap_id.text if self.remote_eap_id is not None else None,
+            reauth_time=self.reauth_at,
         )

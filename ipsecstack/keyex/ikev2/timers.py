@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipsecstack.keyex.ikev2 import lifecycle, mobike
+from ipsecstack.keyex.ikev2 import fragmentation, lifecycle, mobike
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.machine import pump, send
@@ -44,8 +44,9 @@ def handle_timer(sa: IkeSa, now: float) -> None:
     for entry in due:
         sa.log("IKE", 1, f"retransmit {entry.retransmits} of request with message ID {entry.message_id}")
         sa.counters.retransmits_out += 1
+        fragmentation.retry_smaller(sa, entry, sa.active.get(entry.message_id))
         for local, remote in ((sa.local, sa.remote), *mobike.other_paths(sa, entry.retransmits)):
-            send(sa, entry.datagram, local, remote)
+            send(sa, entry.datagrams, local, remote)
     if due:
         sa.host.touch(sa)
     if sa.give_up_at is not None and now >= sa.give_up_at:

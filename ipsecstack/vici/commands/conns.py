@@ -112,6 +112,8 @@ def _child(child: ChildConfig) -> Section:
         "local-ts": [ts.to_text() for ts in child.local_ts] or ["dynamic"],
         "remote-ts": [ts.to_text() for ts in child.remote_ts] or ["dynamic"],
     }
+    if child.interface:
+        section["interface"] = child.interface
     if child.priority:
         section["priority"] = str(child.priority)
     return section
