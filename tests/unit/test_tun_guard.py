@@ -120,6 +120,35 @@ def test_clear_packets_that_should_be_protected_are_refused(ground: Ground, plan
     assert ground.enters("10.3.0.1", "10.1.0.1")
 
 
+def test_clear_packets_for_hosts_behind_are_refused_in_ipv6_too(ground: Ground, plane: TunDataPlane) -> None:
+    with namespaces("lan") as (lan,):
+        lan.sysctl(ipv6__conf__default__accept_dad=0)
+        link(ground.here, lan, "lan", "eth")
+        ground.here.add_address("fd01::2/64", device="lan")
+        lan.add_address("fd01::77/64", device="eth")
+        ground.here.sysctl(ipv6__conf__all__forwarding=1)
+
+        def arrives() -> bool:
+            with (
+                ground.there.socket(socket.AF_INET6, socket.SOCK_DGRAM) as out,
+                lan.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sink,
+            ):
+                sink.bind(("fd01::77", 7779))
+                sink.settimeout(0.5)
+                out.bind(("fd02::1", 0))
+                out.sendto(b"forged", ("fd01::77", 7779))
+                try:
+                    return sink.recv(10) == b"forged"
+                except TimeoutError:
+                    return False
+
+        wait_until(arrives, 4, "the way through is open")
+        plane.add_policy(PROTECT6)
+        assert not arrives()
+        plane.remove_policy(PROTECT6)
+        assert arrives()
+
+
 def test_bypass_and_discard_hold_without_the_device(ground: Ground, plane: TunDataPlane) -> None:
     plane.add_policy(SpdEntry("c/d", Action.DISCARD, ts("10.1.0.0/24"), ts("10.3.0.0/24"), 50))
     assert not ground.leaks("10.1.0.1", "10.3.0.1")

@@ -137,6 +137,7 @@ class XfrmDataPlane:
         self._events: list[DataPlaneEvent] = []
         self._touched: set[SaId] = set()
         self._next_look = 0.0
+        self._told_of_dummies = False
         self._burst_began, self._burst = float("-inf"), 0
         self._repair_at: float | None = None
         self._acquired: dict[int, int] = {}  # reqid -> number of the kernel's acquire, until its SA is there
@@ -154,6 +155,9 @@ class XfrmDataPlane:
         if name in self._sas:
             raise DataPlaneError(f"an SA with SPI {sa.spi:08x} is installed already")
         states = states_of(sa, self._user)
+        if sa.dummy_rate > 0 and not self._told_of_dummies:
+            self._told_of_dummies = True
+            log.warning("the kernel sends no dummy packets: dummy_rate is for the other data planes")
         if sa.direction is Direction.OUT and sa.reqid in self._acquired:
             seq = self._acquired.pop(sa.reqid)
             states[-1] = replace(states[-1], info=replace(states[-1].info, seq=seq))
