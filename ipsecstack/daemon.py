@@ -24,7 +24,7 @@ from ipsecstack.config.daemon import Option
 from ipsecstack.dataplane.base import DataPlane, DataPlaneError, abilities
 from ipsecstack.dataplane.memory import EchoHosts, MemoryDataPlane
 from ipsecstack.io import systemd
-from ipsecstack.io.addresses import AddressMonitor
+from ipsecstack.io.addresses import AddressMonitor, local_addresses
 from ipsecstack.io.driver import NAT_KEEPALIVE_INTERVAL, Driver
 from ipsecstack.io.errors import NetworkError
 from ipsecstack.io.network import Network
@@ -154,7 +154,8 @@ class Daemon:
         await self._serve(loop)
         self.driver.start()
         self._undo.append(self.driver.stop)
-        monitor = AddressMonitor(self._addresses_changed)
+        self._tell_addresses()
+        monitor = AddressMonitor(self._addresses_changed, self._tell_addresses)
         monitor.start()
         self._undo.append(monitor.stop)
         log.info(
@@ -298,6 +299,14 @@ class Daemon:
             self.dataplane.addresses_changed()
         except DataPlaneError as error:
             log.warning("after a change of local addresses: %s", error)
+        self._tell_addresses()
+
+    def _tell_addresses(self) -> None:
+        """What the key exchange has to know of this host's addresses and routes (MOBIKE)."""
+        found = local_addresses()
+        if found is not None:
+            self.endpoint.addresses_changed(found, asyncio.get_running_loop().time())
+            self.driver.advance()
 
     def reload(self) -> str:
         """Read the configuration again and apply the difference; what was done. Raises ConfigError, and then

@@ -1,4 +1,4 @@
-"""Word of changed local addresses and links, from the kernel's rtnetlink groups (rtnetlink(7))."""
+"""The host's own addresses, and word of changes, from the kernel's rtnetlink (rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -6,28 +6,49 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+from ipsecstack.ipsec.selectors import IPAddress
 
 log = logging.getLogger(__name__)
 
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x40, 0x400
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTM_NEWADDR, _RTM_GETADDR = 20, 22
+_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
+_ATTRIBUTE = struct.Struct("=HH")  # length, type
 _SETTLE = 0.2  # seconds: addresses change in bunches
+_ANSWER = 2.0  # seconds that the kernel has for a dump
 
 
 class AddressMonitor:
-    """Calls ``changed`` shortly after local addresses or links came, went, or changed."""
+    """Calls ``changed`` shortly after local addresses or links came, went, or changed, and ``routed`` when it was only
+    routes (which the data plane itself sets, too)."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], routed: Callable[[], None] | None = None) -> None:
         self._changed = changed
+        self._routed = routed
+        self._addresses = False
         self._pending: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
         """Listen; a host that does not let us is told in the log and goes without."""
+        groups = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
+        if self._routed is not None:
+            groups |= _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE
         sock: socket.socket | None = None
         try:
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-            sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+            sock.bind((0, groups))
         except OSError as error:
             if sock is not None:
                 sock.close()
@@ -46,12 +67,73 @@ class AddressMonitor:
 
     def _readable(self) -> None:
         # What exactly changed does not matter, nor does a queue that overflowed (ENOBUFS).
-        with contextlib.suppress(OSError):
-            while self._socket is not None and self._socket.recv(65536):
-                pass
+        try:
+            while self._socket is not None and (data := self._socket.recv(65536)):
+                kinds = {kind for kind, _ in _messages(data)}
+                self._addresses = self._addresses or not kinds <= {_RTM_NEWROUTE, _RTM_DELROUTE}
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._addresses = True
         if self._pending is None:
             self._pending = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
 
     def _settled(self) -> None:
         self._pending = None
-        self._changed()
+        addresses, self._addresses = self._addresses, False
+        if addresses:
+            self._changed()
+        elif self._routed is not None:
+            self._routed()
+
+
+def local_addresses() -> list[IPAddress] | None:
+    """All addresses of this host that can be sent from, of every interface; None when the kernel does not tell."""
+    found: list[IPAddress] = []
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+            sock.settimeout(_ANSWER)
+            body = _IFADDRMSG.pack(0, 0, 0, 0, 0)
+            flags = _NLM_F_REQUEST | _NLM_F_DUMP
+            sock.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETADDR, flags, 1, 0) + body)
+            while True:
+                for kind, payload in _messages(sock.recv(262144)):
+                    if kind == _NLMSG_DONE:
+                        return list(dict.fromkeys(found))
+                    if kind == _NLMSG_ERROR:
+                        return None
+                    if kind == _RTM_NEWADDR:
+                        found += _address_of(payload)
+    except OSError as error:
+        log.warning("cannot list local addresses: %s", error.strerror or error)
+        return None
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Netlink messages: type and payload."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size or offset + length > len(data):
+            return
+        yield kind, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _address_of(payload: bytes) -> Iterator[IPAddress]:
+    """The local address of an interface address message, unless it cannot be used (yet)."""
+    if len(payload) < _IFADDRMSG.size or payload[2] & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED):
+        return
+    attributes: dict[int, bytes] = {}
+    offset = _IFADDRMSG.size
+    while offset + _ATTRIBUTE.size <= len(payload):
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        attributes[kind] = payload[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+    # On a point-to-point link IFA_ADDRESS is the other end.
+    local = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+    if local is not None:
+        with contextlib.suppress(ValueError):
+            yield ip_address(local)
