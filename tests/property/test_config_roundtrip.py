@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from ipsecstack.config.identity import parse_identity
 from ipsecstack.config.loader import tree_from_text
-from ipsecstack.config.proposals import parse_proposal
+from ipsecstack.config.proposals import parse_proposal, weak_algorithms
 from ipsecstack.config.tree import ConfigError, Section
+from ipsecstack.crypto import encr, integ
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.wire.transforms import TransformType, proposal_keyword
+from ipsecstack.wire.transforms import PROPOSAL_KEYWORDS, TransformType, proposal_keyword
 
 NAMES = st.text(st.sampled_from("abcxyzABC019-_@<>$/%"), min_size=1, max_size=8).filter(
     lambda name: name != "include"
@@ -112,3 +113,42 @@ def test_words_of_a_proposal_keep_their_order_within_a_type(encr, prf, ke, rando
     assert [proposal_keyword(TransformType.ENCR, e, bits or None) for e, bits in proposal.encr] == encr
     assert [proposal_keyword(TransformType.PRF, p) for p in proposal.prf] == prf
     assert [proposal_keyword(TransformType.KE, k) for k in proposal.ke] == ke
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *PROPOSAL_KEYWORDS,
+                "weak",
+                "ke1_mlkem768",
+                "ke7_x25519",
+                "ke2_none",
+                "ke8_x25519",
+                "nonsense",
+                "",
+            ]
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([SecurityProtocol.IKE, SecurityProtocol.ESP, SecurityProtocol.AH]),
+)
+def test_any_words_make_a_proposal_or_a_clear_error(words: list[str], protocol: SecurityProtocol) -> None:
+    """Nothing weak without the word, nothing that belongs elsewhere, and what is accepted is implemented."""
+    text = "-".join(words)
+    try:
+        proposal = parse_proposal(text, protocol)
+    except ValueError as error:
+        proposal, problem = None, str(error)
+    if proposal is None:
+        assert problem.startswith(("proposal '", "'"))
+        return
+    assert "weak" in words or not weak_algorithms([proposal])
+    assert bool(proposal.encr) is (protocol is not SecurityProtocol.AH)
+    assert bool(proposal.prf) is (protocol is SecurityProtocol.IKE)
+    assert bool(proposal.esn) is (protocol is not SecurityProtocol.IKE)
+    for id_, bits in proposal.encr:
+        assert not (encr.get(id_, bits).esp_only and protocol is SecurityProtocol.IKE)
+    for mac in proposal.integ:
+        assert protocol is SecurityProtocol.AH or not integ.get(mac).ah_only
