@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +52,8 @@ SECONDS_IN_ALL = 3600.0
 
 def run(role: str, peer: str, words: list[str], plane: str, out: Path) -> str:
     """One worker from its start to its end; what went wrong with it as a whole, if something did."""
-    command = [sys.executable, "-m", "interop.matrix.worker", str(out), role, peer, f"plane={plane}"]
+    command = ["setpriv", "--pdeathsig", "TERM"] if peer == "userspace" else []
+    command += [sys.executable, "-m", "interop.matrix.worker", str(out), role, peer, f"plane={plane}"]
     command += [f"only={word}" for word in words]
     environment = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     environment.update({k: v for k, v in os.environ.items() if k.startswith("LAB_")})
@@ -99,7 +102,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, interrupt)
     asked = parse_arguments(arguments)
     rows = chosen(asked.words)
     if asked.list:
@@ -125,11 +133,19 @@ def main(arguments: list[str]) -> int:
         jobs = [(role, peer) for peer in peers for role in (asked.role or ROLES)]
         files = {job: Path(place) / f"{job[0]}-{job[1]}.jsonl" for job in jobs}
         futures = {job: pool.submit(run, *job, asked.words, asked.plane, files[job]) for job in jobs}
-        for job, future in futures.items():
-            trouble = future.result()
-            if trouble:
-                troubles.append(f"{job[0]}, {job[1]}: {trouble}")
-            outcomes += read(files[job])
+        try:
+            for job, future in futures.items():
+                trouble = future.result()
+                if trouble:
+                    troubles.append(f"{job[0]}, {job[1]}: {trouble}")
+        except KeyboardInterrupt:
+            troubles.append("interrupted")
+        for file in files.values():
+            outcomes += read(file)
+        if "interrupted" in troubles:
+            print(render(outcomes), "interrupted", sep="\n", flush=True)
+            shutil.rmtree(place, ignore_errors=True)
+            os._exit(130)  # the workers end with this process
     order = {(row.family, row.name): number for number, row in enumerate(rows)}
     outcomes.sort(key=lambda outcome: order[(outcome["family"], outcome["row"])])
     print(render(outcomes))

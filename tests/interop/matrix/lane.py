@@ -46,7 +46,10 @@ from lab.router import (
 from lab.topology import WAN4, WAN6, first_host, make_gateway
 
 LANS = 4
-LATENCY = 0.03
+LATENCY = {
+    "userspace": 0.05,
+    "kernel": 0.15,
+}  # seconds; asking both daemons at once takes longer in the guest
 KIND = {"userspace": "strongswan", "kernel": "kernel"}
 
 
@@ -61,6 +64,7 @@ class Lane:
         self.ground, self.role, self.peer_kind, self.place, self.plane = ground, role, peer, place, plane
         self.us = 0 if role == "initiator" else 1
         self.peer = 1 - self.us
+        self.latency = LATENCY[peer]
         self.patience = 1.0 if peer == "userspace" else 4.0
         self.routers: Routers | None = None
         self.delay: Delay | None = None
@@ -109,7 +113,7 @@ class Lane:
             self.addresses6 = (INSIDE6, INSIDE6[::-1])
         else:
             if ground.net == "delay":
-                self.delay = Delay(left, right, others[0], LATENCY).start()
+                self.delay = Delay(left, right, others[0], self.latency).start()
                 stack.callback(self.delay.stop)
             else:
                 link(left, right)

@@ -44,7 +44,7 @@ LISTS = frozenset(
 class Ground:
     """Where a lane's daemons stand. Rows of equal ground share a pair of daemons.
 
-    `net`: "wire", "delay" (each frame 30 ms late), "routed"; `nat`: which ends are behind a masquerading router;
+    `net`: "wire", "delay" (each frame comes late), "routed"; `nat`: which ends are behind a masquerading router;
     `settings`: charon's, `ours`: ipsecstackd's.
     """
 

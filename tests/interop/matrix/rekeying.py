@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from interop.matrix.lane import LATENCY, Lane
+from interop.matrix.lane import Lane
 from interop.matrix.plan import CHILD, CONN, Row
 from interop.matrix.probe import counted
 from lab.process import wait_until
@@ -180,9 +180,9 @@ def at_once(ours: What, theirs: What, rounds: int, traffic: bool = False) -> Cal
                 keys = (key_of(lane, "ike"), key_of(lane, "child"))
                 with watched(lane) as requests:
                     both(lane, ours, theirs)
-                    time.sleep(2 * LATENCY)
+                    time.sleep(2 * lane.latency)
                     settle(lane, keys, number, ours == theirs)
-                crossed += crossing(requests)
+                crossed += crossing(requests, lane.latency)
             seen = finish(lane, row, stack, flows)
         assert crossed >= rounds * 0.8, f"only {crossed} of {rounds} pairs of requests crossed"
         return seen
@@ -222,7 +222,7 @@ def settle(lane: Lane, old: tuple[tuple[str, str], tuple[str, str]], number: int
         if must_change:
             wait_until(changed, 8 * lane.patience, "something is rekeyed")
         else:
-            time.sleep(4 * LATENCY)
+            time.sleep(4 * lane.latency)
         lane.alone(12, deleted=True)
     except AssertionError as error:
         raise AssertionError(f"round {number + 1}: {error}") from None
@@ -231,8 +231,15 @@ def settle(lane: Lane, old: tuple[tuple[str, str], tuple[str, str]], number: int
 def finish(lane: Lane, row: Row, stack: contextlib.ExitStack, flows: Flows | None) -> Seen:
     """Nothing is left over after a while either, and data flows."""
     time.sleep(0.5)
-    lane.alone(12)
-    lane.mirrored()
+    for left in (2, 1, 0):  # what was refused for a while is tried again, which may be just now
+        try:
+            lane.alone(12)
+            lane.mirrored()
+            break
+        except (AssertionError, ValueError):
+            if not left:
+                raise
+            time.sleep(1)
     stack.close()
     if flows is not None:
         return flows.seen()
@@ -261,7 +268,7 @@ def watched(lane: Lane) -> Iterator[list[tuple[float, int]]]:
         lane.delay.drop = lambda way, frame: False
 
 
-def crossing(requests: list[tuple[float, int]]) -> bool:
+def crossing(requests: list[tuple[float, int]], latency: float) -> bool:
     """Whether a request of each way entered the wire before the other could have arrived."""
     first = [min((when for when, way in requests if way == end), default=None) for end in (0, 1)]
-    return first[0] is not None and first[1] is not None and abs(first[0] - first[1]) < LATENCY
+    return first[0] is not None and first[1] is not None and abs(first[0] - first[1]) < latency

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import time
 import traceback
@@ -104,7 +105,13 @@ def work(rows: Sequence[Row], role: Role, peer: Peer, plane: str = "tun") -> Ite
         lanes.close()
 
 
+def ended(*_: object) -> None:
+    """Daemons and namespaces are put away on the way out."""
+    raise SystemExit(1)
+
+
 def main(arguments: Sequence[str]) -> None:
+    signal.signal(signal.SIGTERM, ended)
     out, role, peer, *rest = arguments
     only = [word[5:] for word in rest if word.startswith("only=")]
     plane = next((word[6:] for word in rest if word.startswith("plane=")), "tun")
