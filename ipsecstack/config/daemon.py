@@ -19,6 +19,15 @@ def _number(low: float, high: float) -> Callable[[str], Option]:
     return lambda text: parse_float(text, low, high)
 
 
+def _fragment_size(text: str) -> Option:
+    size = parse_int(text, 0, 65535)
+    if 0 < size < 296:
+        raise ValueError(
+            f"{size} octets are too few for a packet with a fragment of IKE; write 0, or 296..65535"
+        )
+    return size
+
+
 def _word(*words: str) -> Callable[[str], Option]:
     def parse(text: str) -> Option:
         if text.lower() not in words:
@@ -55,6 +64,7 @@ SETTINGS: dict[str, Callable[[str], Option]] = {
     "cookie_lifetime": _number(1, 3600),
     "answer_rate": _number(0, 10**6),
     "max_packet": _whole(1280, 65535),
+    "fragment_size": _fragment_size,
     "children_limit": _whole(1, 10**6),
     "peer_limit": _whole(1, 10**6),
     "hint_interval": _number(0.1, 3600),

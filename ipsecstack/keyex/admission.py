@@ -170,8 +170,8 @@ class Refusals:
 
     def response(
         self, spi_i: bytes, spi_r: bytes, message_id: int, datagram: bytes, now: float
-    ) -> bytes | None:
-        """The response if this is a retransmission of a refused request, octet for octet; else None."""
+    ) -> tuple[bytes, ...] | None:
+        """The response's datagrams if this is a retransmission of a refused request, octet for octet; else None."""
         self._expire(now)
         refusal = self._kept.get(spi_r)
         if refusal is None or refusal.spi_i != spi_i:

@@ -104,7 +104,8 @@ class Reception:
             if header.from_initiator and not header.is_response:
                 refusal = self.refusals.response(peer, own, header.message_id, data, now)
             if refusal is not None:
-                self._host.emit(SendDatagram(refusal, local, remote, local.port != self._host.options.port))
+                for part in refusal:
+                    self._host.emit(SendDatagram(part, local, remote, local.port != self._host.options.port))
             else:
                 self._unknown_ike_spi(header, data, local, remote, now)
             return

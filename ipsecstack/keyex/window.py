@@ -34,10 +34,11 @@ class Schedule:
 
 @dataclass(slots=True)
 class Outstanding:
-    """A request without its response: octets as sent, retransmissions so far, and when the next one is due."""
+    """A request without its response: octets as sent (in one datagram, or in fragments), retransmissions so far, and
+    when the next one is due."""
 
     message_id: int
-    datagram: bytes
+    datagrams: tuple[bytes, ...]
     retransmits: int
     due: float
 
@@ -70,12 +71,12 @@ class RequestWindow:
         """No further ID is left: the IKE SA must be rekeyed or closed (§2.2)."""
         return self.next_id >= MESSAGE_ID_LIMIT
 
-    def sent(self, datagram: bytes, now: float) -> int:
+    def sent(self, datagrams: tuple[bytes, ...], now: float) -> int:
         """Record the request with ID ``next_id`` as transmitted; returns the ID."""
         message_id = self.next_id
         self.next_id += 1
         wait = self._schedule.wait(0, self._random)
-        self._outstanding[message_id] = Outstanding(message_id, datagram, 0, now + wait)
+        self._outstanding[message_id] = Outstanding(message_id, datagrams, 0, now + wait)
         return message_id
 
     def awaits(self, message_id: int) -> bool:
@@ -132,9 +133,9 @@ class ResponseWindow:
     def __init__(self, size: int = 1) -> None:
         self.expected = 0
         self._size = size
-        self._cache: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[bytes, tuple[bytes, ...]]] = OrderedDict()
 
-    def judge(self, message_id: int, datagram: bytes) -> tuple[Verdict, bytes | None]:
+    def judge(self, message_id: int, datagram: bytes) -> tuple[Verdict, tuple[bytes, ...] | None]:
         """The verdict, and the cached response of a DUPLICATE. Old IDs with other octets are STALE: never answered."""
         if message_id == self.expected:
             return Verdict.NEW, None
@@ -145,8 +146,16 @@ class ResponseWindow:
             return Verdict.DUPLICATE, cached[1]
         return Verdict.STALE, None
 
-    def answered(self, datagram: bytes, response: bytes) -> None:
-        """Keep the response to the expected request and move on."""
+    def cached(self, message_id: int) -> tuple[bytes, ...] | None:
+        """The datagrams of the response to a request that was answered, as long as they are kept."""
+        entry = self._cache.get(message_id)
+        return entry[1] if entry is not None else None
+
+    def answered(self, datagram: bytes, response: tuple[bytes, ...]) -> None:
+        """Keep the response's datagrams to the expected request and move on.
+
+        ``datagram`` is what tells a retransmission: of a request in fragments the first one (RFC 7383 §2.6.1).
+        """
         self._cache[self.expected] = (_digest(datagram), response)
         self.expected += 1
         while len(self._cache) > self._size:

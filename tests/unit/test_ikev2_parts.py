@@ -68,7 +68,7 @@ def test_request_window_honours_the_peers_size() -> None:
 
 def test_request_window_gives_up_after_all_tries() -> None:
     window = RequestWindow(Schedule(1.0, 2.0, 2, limit=3.0), zeros)
-    window.sent(b"data", 10.0)
+    window.sent((b"data",), 10.0)
     times = []
     while True:
         due = window.next_timer()
@@ -77,7 +77,7 @@ def test_request_window_gives_up_after_all_tries() -> None:
         times.append(due)
         if lost:
             break
-        assert [e.datagram for e in entries] == [b"data"]
+        assert [e.datagrams for e in entries] == [(b"data",)]
     assert times == [11.0, 13.0, 16.0]
     assert Options().give_up_after == pytest.approx(165.06, abs=0.1)
 

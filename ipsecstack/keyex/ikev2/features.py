@@ -12,6 +12,10 @@ from ipsecstack.keyex.ikev2.paths import Mobility
 class Features:
     """Filled by the extensions of ``extensions.EXTENSIONS``. A rekeyed IKE SA gets its elder's."""
 
+    fragmentation: bool = False
+    """Both ends take messages in fragments (RFC 7383)."""
+    fragment_size: int = 0
+    """Octets of an IP packet that the path takes, if that was found to be less than configured; 0: not known."""
     nat_traversal: bool = False
     """NAT detection was done: ESP in UDP is possible (RFC 7296 §2.23)."""
     told_addresses: frozenset[IPAddress] = frozenset()

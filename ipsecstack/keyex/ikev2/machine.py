@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram
-from ipsecstack.keyex.ikev2 import addresses, extensions, ike_auth, lifecycle, mobike
+from ipsecstack.keyex.ikev2 import addresses, extensions, fragmentation, ike_auth, lifecycle, mobike
+from ipsecstack.keyex.ikev2.fragmentation import Fragmentation, Opened
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
 from ipsecstack.keyex.ikev2.postpone import postponed
@@ -18,12 +19,14 @@ from ipsecstack.keyex.ikev2.task import Refusal, Task
 from ipsecstack.keyex.window import Verdict
 from ipsecstack.wire.ikev2 import (
     Delete,
+    EncryptedFragment,
     ExchangeType,
     Header,
     Message,
     Notify,
     NotifyType,
     Payload,
+    PayloadType,
     UnsupportedCriticalPayload,
     WireError,
     build_message,
@@ -42,7 +45,7 @@ _COUNTER: dict[int, str] = {
 }
 
 # What takes part in the exchanges beside RFC 7296 itself, in this order: one instance of each Extension.
-extensions.EXTENSIONS[:] = (mobike.Mobike(),)
+extensions.EXTENSIONS[:] = (Fragmentation(), mobike.Mobike())
 
 
 # --- incoming -----------------------------------------------------------------------------------------------
@@ -63,9 +66,9 @@ def receive_first(sa: IkeSa, data: bytes, message: Message, now: float) -> bool:
     response = build_message(header, payloads)
     if kept:
         initial.message = response
-        sa.responses.answered(data, response)
+        sa.responses.answered(data, (response,))
     _log_out(sa, Message(header, tuple(payloads)))
-    send(sa, response, sa.local, sa.remote)
+    send(sa, (response,), sa.local, sa.remote)
     return kept
 
 
@@ -92,10 +95,13 @@ def _receive_request(
         sa.counters.retransmits_out += 1
         send(sa, cached, local, remote)
         return
+    if verdict is Verdict.STALE and header.next_payload == PayloadType.SKF:
+        _repeat(sa, header, data, local, remote)
+        return
     if verdict is not Verdict.NEW or sa.protection is None:
         _drop(sa, f"request with message ID {header.message_id} is not expected")
         return
-    opened = _open(sa, header, data)
+    opened = _open(sa, header, data, local, remote, now)
     if opened is None:
         return
     if sa.state is State.HALF_OPEN and header.exchange != ExchangeType.IKE_AUTH:
@@ -106,10 +112,9 @@ def _receive_request(
         _drop(sa, "the peer has not authenticated itself yet")
         return
     _authenticated(sa, data, local, remote, now)
-    first, chain = opened
     payloads: list[Payload] | None
     try:
-        message = Message(header, parse_inner(first, chain))
+        message = Message(header, parse_inner(opened.first_payload, opened.chain))
     except UnsupportedCriticalPayload as error:
         sa.log("ENC", 1, f"request {header.message_id} rejected: {error}")
         sa.host.count(sa.name, "invalid")
@@ -120,6 +125,7 @@ def _receive_request(
         payloads = [Notify(NotifyType.INVALID_SYNTAX)]
     else:
         if postponed(sa, message, data, now):
+            fragmentation.put_back(sa, opened)
             return
         _count_in(sa, message, 0)
         _note_window(sa, message)
@@ -131,8 +137,8 @@ def _receive_request(
     answer = make_header(
         sa.spi_i, sa.spi_r, header.exchange, header.message_id, from_initiator=sa.initiator, response=True
     )
-    response = sa.protection.seal(answer, payloads)
-    sa.responses.answered(data, response)
+    response = fragmentation.seal(sa, answer, payloads, opened.largest)
+    sa.responses.answered(opened.datagram, response)
     _log_out(sa, Message(answer, tuple(payloads)))
     send(sa, response, local, remote)
     if sa.state is State.HALF_OPEN and not sa.after_reply:
@@ -143,6 +149,27 @@ def _receive_request(
     actions, sa.after_reply = sa.after_reply, []
     for action in actions:
         action(now)
+
+
+def _repeat(sa: IkeSa, header: Header, data: bytes, local: Address, remote: Address) -> None:
+    """A fragment of a request that was answered. The first one asks for the response again (RFC 7383 §2.6.1), also when
+    the peer has cut the request into other fragments meanwhile."""
+    cached = sa.responses.cached(header.message_id)
+    try:
+        outer = parse_chain(header.next_payload, data[HEADER_OCTETS:])
+        fragment = outer[-1] if outer else None
+        if cached is None or sa.protection is None or not isinstance(fragment, EncryptedFragment):
+            _drop(sa, f"fragment with message ID {header.message_id} is not expected")
+            return
+        if fragment.number != 1:
+            return
+        sa.protection.open(data, outer)
+    except (IntegrityError, WireError) as error:
+        _refuse(sa, error)
+        return
+    sa.log("IKE", 1, f"received retransmit of request with ID {header.message_id}, retransmitting response")
+    sa.counters.retransmits_out += 1
+    send(sa, cached, local, remote)
 
 
 def _answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
@@ -207,18 +234,19 @@ def _receive_response(
     if task.kind is Kind.IKE_SA_INIT:
         _receive_init_response(sa, task, data, local, now)
         return
-    opened = _open(sa, header, data)
+    opened = _open(sa, header, data, local, remote, now)
     if opened is None:
         return
     _authenticated(sa, data, local, remote, now)
     try:
-        message = Message(header, parse_inner(*opened))
+        message = Message(header, parse_inner(opened.first_payload, opened.chain))
     except WireError as error:
         sa.log("ENC", 1, f"response {header.message_id} is malformed: {error}")
         sa.host.count(sa.name, "invalid")
         _broken_response(sa, task, header.message_id, now)
         return
     if postponed(sa, message, data, now):
+        fragmentation.put_back(sa, opened)
         return
     _count_in(sa, message, 0)
     _note_window(sa, message)
@@ -297,20 +325,34 @@ def _broken_response(sa: IkeSa, task: Task, message_id: int, now: float) -> None
         check_liveness(sa)
 
 
-def _open(sa: IkeSa, header: Header, data: bytes) -> tuple[int, bytes] | None:
+def _open(
+    sa: IkeSa, header: Header, data: bytes, local: Address, remote: Address, now: float
+) -> Opened | None:
+    """The message if it verifies and is whole; a fragment that is not the last one counts as a sign of life."""
     if sa.protection is None:
         _drop(sa, "no keys yet")
         return None
     try:
         outer = parse_chain(header.next_payload, data[HEADER_OCTETS:])
-        return sa.protection.open(data, outer)
+        if outer and isinstance(outer[-1], EncryptedFragment):
+            opened = fragmentation.collect(sa, header, outer[-1], data)
+            if opened is None:
+                _authenticated(sa, data, local, remote, now)
+            return opened
+        first, chain = sa.protection.open(data, outer)
     except (IntegrityError, WireError) as error:
-        if isinstance(error, IntegrityError):
-            sa.host.count_statistic("integrity-failures")
-        elif isinstance(error, DecryptionError):
-            sa.host.count_statistic("decrypt-failures")
-        _drop(sa, str(error))
+        _refuse(sa, error)
         return None
+    fragmentation.whole(sa, header)
+    return Opened(first, chain, data)
+
+
+def _refuse(sa: IkeSa, error: IntegrityError | WireError) -> None:
+    if isinstance(error, IntegrityError):
+        sa.host.count_statistic("integrity-failures")
+    elif isinstance(error, DecryptionError):
+        sa.host.count_statistic("decrypt-failures")
+    _drop(sa, str(error))
 
 
 def _drop(sa: IkeSa, why: str) -> None:
@@ -382,23 +424,26 @@ def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) ->
     )
     if task.kind is Kind.IKE_SA_INIT:
         assert sa.initial is not None
-        datagram = build_message(header, payloads)
-        sa.initial.message = datagram
+        datagrams: tuple[bytes, ...] = (build_message(header, payloads),)
+        sa.initial.message = datagrams[0]
     else:
-        assert sa.protection is not None
-        datagram = sa.protection.seal(header, payloads)
-    sa.active[sa.requests.sent(datagram, now)] = task
+        datagrams = fragmentation.seal(sa, header, payloads)
+        task.sent = header, payloads
+    sa.active[sa.requests.sent(datagrams, now)] = task
     _log_out(sa, Message(header, tuple(payloads)))
-    send(sa, datagram, sa.local, sa.remote)
+    send(sa, datagrams, sa.local, sa.remote)
     sa.host.touch(sa)
 
 
-def send(sa: IkeSa, datagram: bytes, local: Address, remote: Address) -> None:
-    """One datagram of this IKE SA."""
-    sa.counters.packets_out += 1
-    sa.counters.octets_out += len(datagram)
-    sa.log("NET", 1, f"sending packet: from {local} to {remote} ({len(datagram)} bytes)")
-    sa.host.emit(SendDatagram(datagram, local, remote, local.port != sa.host.options.port))
+def send(sa: IkeSa, datagrams: tuple[bytes, ...], local: Address, remote: Address) -> None:
+    """One message of this IKE SA, whole or in fragments."""
+    if len(datagrams) > 1:
+        sa.counters.fragments_out += len(datagrams)
+    for datagram in datagrams:
+        sa.counters.packets_out += 1
+        sa.counters.octets_out += len(datagram)
+        sa.log("NET", 1, f"sending packet: from {local} to {remote} ({len(datagram)} bytes)")
+        sa.host.emit(SendDatagram(datagram, local, remote, local.port != sa.host.options.port))
 
 
 def _log_out(sa: IkeSa, message: Message) -> None:

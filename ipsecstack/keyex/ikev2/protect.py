@@ -13,6 +13,7 @@ from ipsecstack.crypto.integ import Integ
 from ipsecstack.keyex.base import Random
 from ipsecstack.wire.ikev2 import (
     Encrypted,
+    EncryptedFragment,
     Header,
     Payload,
     PayloadType,
@@ -51,6 +52,35 @@ class Protection:
     def seal(self, header: Header, payloads: Sequence[Payload]) -> bytes:
         """The datagram of a message whose payloads are all encrypted."""
         first, inner = chain_to_bytes(payloads)
+        return self._seal(header, PayloadType.SK, first, b"", inner)
+
+    def seal_fragments(self, header: Header, payloads: Sequence[Payload], limit: int) -> tuple[bytes, ...]:
+        """The datagrams of a message, none longer than ``limit`` octets: as a whole if it fits, else in Encrypted
+        Fragment payloads, each sealed by itself (RFC 7383 §2.5)."""
+        first, inner = chain_to_bytes(payloads)
+        fixed = HEADER_OCTETS + 4 + self._encr.iv_octets + self._tag_octets
+        block = max(self._encr.block_octets, 1)
+        if fixed + len(inner) + 1 + -(len(inner) + 1) % block <= limit:
+            return (self._seal(header, PayloadType.SK, first, b"", inner),)
+        room = (limit - fixed - 4) // block * block - 1
+        if room < 1:
+            raise WireError(f"{limit} octets are too few for a fragment")
+        pieces = [inner[start : start + room] for start in range(0, len(inner), room)]
+        if len(pieces) > 0xFFFF:
+            raise WireError(f"message of {len(inner)} octets has too many fragments")
+        return tuple(
+            self._seal(
+                header,
+                PayloadType.SKF,
+                first if number == 1 else PayloadType.NONE,
+                struct.pack("!HH", number, len(pieces)),
+                piece,
+            )
+            for number, piece in enumerate(pieces, 1)
+        )
+
+    def _seal(self, header: Header, kind: PayloadType, first: int, numbers: bytes, inner: bytes) -> bytes:
+        """One SK or SKF payload; ``numbers`` are what SKF has before the IV."""
         block = max(self._encr.block_octets, 1)
         padding = -(len(inner) + 1) % block
         plaintext = inner + bytes(padding) + bytes((padding,))
@@ -60,11 +90,11 @@ class Protection:
             iv = self._counter.to_bytes(iv_octets, "big")
         else:
             iv = self._random(iv_octets)
-        body_octets = 4 + iv_octets + len(plaintext) + self._tag_octets
+        body_octets = 4 + len(numbers) + iv_octets + len(plaintext) + self._tag_octets
         if HEADER_OCTETS + body_octets > 0xFFFF:
             raise WireError(f"message of {HEADER_OCTETS + body_octets} octets is too long for UDP")
-        head = replace(header, next_payload=PayloadType.SK, length=HEADER_OCTETS + body_octets).to_bytes()
-        aad = head + struct.pack("!BBH", first, 0, body_octets)
+        head = replace(header, next_payload=kind, length=HEADER_OCTETS + body_octets).to_bytes()
+        aad = head + struct.pack("!BBH", first, 0, body_octets) + numbers
         if self._mac_out is None:
             return aad + iv + self._out.seal(iv, aad, plaintext)
         sealed = aad + iv + self._out.seal(iv, b"", plaintext)
@@ -73,11 +103,11 @@ class Protection:
     def open(self, data: bytes, outer: Sequence[Payload]) -> tuple[int, bytes]:
         """Check and decrypt a datagram: the first inner payload's type and the inner chain's octets.
 
-        IntegrityError when it does not verify, WireError when there is no SK payload or it is too short: nothing of
-        the message may then be used. DecryptionError when it verifies but makes no sense.
+        IntegrityError when it does not verify, WireError when there is no SK or SKF payload or it is too short: nothing
+        of the message may then be used. DecryptionError when it verifies but makes no sense.
         """
         sealed = outer[-1] if outer else None
-        if not isinstance(sealed, Encrypted):
+        if not isinstance(sealed, Encrypted | EncryptedFragment):
             raise WireError("the message is not encrypted")
         body, tag_octets, iv_octets = sealed.data, self._tag_octets, self._encr.iv_octets
         if len(body) < iv_octets + 1 + tag_octets:
@@ -104,6 +134,6 @@ class Protection:
 def parse_inner(first: int, chain: bytes) -> tuple[Payload, ...]:
     """The payloads inside an opened SK payload; WireError as ``parse_chain``, also for an SK inside an SK."""
     payloads = parse_chain(first, chain)
-    if payloads and isinstance(payloads[-1], Encrypted):
+    if payloads and isinstance(payloads[-1], Encrypted | EncryptedFragment):
         raise WireError("an Encrypted payload inside an Encrypted payload")
     return payloads

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from typing import TYPE_CHECKING
 
 from ipsecstack.crypto.ikekeys import IkeKeys
 from ipsecstack.crypto.ke import KeyExchange
@@ -35,8 +34,8 @@ from ipsecstack.wire.ikev2 import SaProposal
 from ipsecstack.wire.transforms import KeId
 
 if TYPE_CHECKING:
-    from ipsecstack.keyex.ikev2.rounds import Rounds
     from ipsecstack.keyex.ikev2.fragmentation import Reassembly
+    from ipsecstack.keyex.ikev2.rounds import Rounds
 
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ipsecstack.keyex.ikev2.states import Kind
-from ipsecstack.wire.ikev2 import Message, NotifyType, Payload
+from ipsecstack.wire.ikev2 import Header, Message, NotifyType, Payload
 
 if TYPE_CHECKING:
     from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
@@ -20,6 +20,8 @@ class Task:
     """Goes to the new IKE SA when the old one is rekeyed while this task waits."""
 
     def __init__(self) -> None:
+        self.sent: tuple[Header, list[Payload]] | None = None
+        """The request under way, to send it anew in smaller fragments."""
         self.tickets: list[int] = []
         self.not_before = 0.0
 

@@ -32,6 +32,7 @@ from ipsecstack.wire.ikev2.payloads import (
     Delete,
     Eap,
     Encrypted,
+    EncryptedFragment,
     IdI,
     IdR,
     Ke,
@@ -49,7 +50,8 @@ from ipsecstack.wire.ikev2.proposals import Attribute, SaProposal, Transform
 
 __all__ = [
     "Attribute", "Auth", "Cert", "CertEncoding", "CertReq", "CfgAttribute", "CfgType", "Cp", "Delete", "Eap",
-    "Encrypted", "ExchangeType", "Flag", "Header",
+    "Encrypted",
+    "EncryptedFragment", "ExchangeType", "Flag", "Header",
     "IdI", "IdR", "IdType", "Ke", "Message", "Nonce", "Notify", "NotifyType", "Opaque", "Payload", "PayloadType",
     "Sa", "SaProposal", "Transform", "Ts", "TsI", "TsR", "TsType", "UnsupportedCriticalPayload", "VendorId",
     "WireError", "build_message", "chain_to_bytes", "describe", "exchange_name", "make_header", "notify_name",

@@ -41,8 +41,6 @@ _PARSERS: dict[int, Callable[[bytes], p.Payload]] = {
     PayloadType.CP: p.Cp.parse,
     PayloadType.EAP: p.Eap.parse,
 }
-# Known, and kept as they are: their critical flag means nothing (RFC 7296 §2.5 is about unknown types).
-_OPAQUE = frozenset({PayloadType.SKF})
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ def make_header(
 def parse_chain(first: int, data: bytes) -> tuple[p.Payload, ...]:
     """The payloads of ``data``, the first of which has type ``first``.
 
-    An SK payload ends the chain (§3.14). An unknown critical payload raises UnsupportedCriticalPayload, an unknown
+    An SK or SKF payload ends the chain (§3.14). An unknown critical payload raises UnsupportedCriticalPayload, an unknown
     payload without the flag is kept as Opaque. Reserved fields are ignored.
     """
     found: list[p.Payload] = []
@@ -160,13 +158,12 @@ def parse_chain(first: int, data: bytes) -> tuple[p.Payload, ...]:
         if next_type == PayloadType.SK:
             found.append(p.Encrypted(following, body))
             break
+        if next_type == PayloadType.SKF:
+            found.append(p.EncryptedFragment.parse(following, body))
+            break
         parser = _PARSERS.get(next_type)
         if parser is not None:
             found.append(parser(body))
-        elif next_type in _OPAQUE:
-            found.append(p.Opaque(next_type, body, bool(flags & _CRITICAL)))
-            if next_type == PayloadType.SKF:
-                break
         elif flags & _CRITICAL:
             raise UnsupportedCriticalPayload(next_type)
         else:
@@ -184,7 +181,7 @@ def chain_to_bytes(items: Sequence[p.Payload]) -> tuple[int, bytes]:
         body = payload.to_bytes()
         if len(body) > 0xFFFF - 4:
             raise WireError(f"payload of type {payload.payload_type} is {len(body)} octets long")
-        if isinstance(payload, p.Encrypted):
+        if isinstance(payload, p.Encrypted | p.EncryptedFragment):
             following = payload.first_payload
         else:
             following = items[index + 1].payload_type if index + 1 < len(items) else PayloadType.NONE

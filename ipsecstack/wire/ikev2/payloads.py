@@ -397,6 +397,34 @@ class Encrypted:
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptedFragment:
+    """Encrypted Fragment payload, SKF (RFC 7383 §2.5): fragment ``number`` of ``total``, then as in SK.
+
+    ``first_payload`` is the first one inside the whole message in fragment 1, and 0 in all others.
+    """
+
+    first_payload: int
+    number: int
+    total: int
+    data: bytes
+    payload_type: ClassVar[int] = PayloadType.SKF
+
+    @classmethod
+    def parse(cls, first_payload: int, body: bytes) -> EncryptedFragment:
+        if len(body) < 4:
+            raise WireError("SKF payload is cut short")
+        number, total = struct.unpack_from("!HH", body)
+        if not 1 <= number <= total:
+            raise WireError(f"SKF payload: fragment {number} of {total} makes no sense")
+        if number > 1 and first_payload != PayloadType.NONE:
+            raise WireError(f"SKF payload: fragment {number} names a first payload")
+        return cls(first_payload, number, total, body[4:])
+
+    def to_bytes(self) -> bytes:
+        return struct.pack("!HH", self.number, self.total) + self.data
+
+
+@dataclass(frozen=True, slots=True)
 class Opaque:
     """A payload whose body is kept as it came: every type that is not known here."""
 
