@@ -278,6 +278,7 @@ def test_many_selectors_give_an_answer() -> None:
     a, b = mirrored(
         local_ts=tuple(f"10.1.{n}.0/24" for n in range(8)),
         remote_ts=tuple(f"10.2.{n}.0/24" for n in range(8)),
+        fragmentation="no",
     )
     pair = Pair(a=a, b=b)
     pair.up()
