@@ -25,7 +25,7 @@ _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
-_SETTLE = 0.2  # seconds: addresses change in bunches
+_SETTLE = 0.1  # seconds: addresses change in bunches
 _ANSWER = 2.0  # seconds that the kernel has for a dump
 
 

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from ipsecstack.ipsec.sa import Address, Direction, SaDescription, SaId, SecurityProtocol
-from ipsecstack.ipsec.selectors import TrafficSelector
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import base
 from ipsecstack.keyex.base import AuthClass, AuthConfig, ChildConfig, ConnectionConfig, Identity, Proposal
@@ -123,7 +123,9 @@ class End:
     def __init__(self, network: Network, name: str, address: str, options: Options) -> None:
         self.network = network
         self.name = name
-        self.address = ip_address(address)
+        self.addresses = [ip_address(address)]
+        self.routes: dict[IPAddress, IPAddress | None] = {}
+        """The address to send from by remote address; the first of its IP version where nothing is said."""
         self.rng = random_module.Random(f"{network.seed}/{name}")
         self.credentials = CredentialStore()
         self.plane = DataPlane()
@@ -134,7 +136,7 @@ class End:
         self.endpoint = self._endpoint()
 
     def _endpoint(self) -> Endpoint:
-        return Endpoint(
+        endpoint = Endpoint(
             random=self.rng.randbytes,
             allocate_spi=lambda: self.plane.allocate(self.rng),
             credentials=self.credentials,
@@ -142,7 +144,30 @@ class End:
             now=self.network.now,
             wall_clock=lambda: WALL + self.network.now,
             last_inbound=lambda sa: self.plane.seen.get(sa),
+            source_address=self.source,
         )
+        endpoint.local_addresses = tuple(self.addresses)
+        return endpoint
+
+    @property
+    def address(self) -> IPAddress:
+        return self.addresses[0]
+
+    @address.setter
+    def address(self, address: IPAddress) -> None:
+        self.addresses = [address]
+        self.endpoint.local_addresses = (address,)
+
+    def source(self, remote: IPAddress) -> IPAddress | None:
+        if remote in self.routes:
+            return self.routes[remote]
+        return next((a for a in self.addresses if a.version == remote.version), None)
+
+    def readdress(self, *texts: str) -> None:
+        """The host has these addresses from now on, and its endpoint hears of it."""
+        self.addresses = [ip_address(text) for text in texts]
+        self.endpoint.addresses_changed(self.addresses, self.network.now)
+        self.flush()
 
     def restart(self, *, keep_connections: bool = True) -> None:
         """The process dies without a word and comes up again with the same configuration."""
@@ -237,6 +262,8 @@ class Network:
         self.ends: list[End] = []
         self.nats: list[Nat] = []
         self.in_flight: list[tuple[float, int, bytes, Address, Address]] = []
+        self.cut: set[tuple[str, str]] = set()
+        """Pairs of addresses between which nothing passes, either way."""
         self.tap: Callable[[End, base.SendDatagram], bool] | None = None
         """Sees each datagram; False swallows it."""
         self.transmitted: list[tuple[bytes, Address, Address]] = []
@@ -247,9 +274,15 @@ class Network:
         self.ends.append(end)
         return end
 
+    def broken(self, one: Address, other: Address) -> bool:
+        here, there = str(one.host), str(other.host)
+        return (here, there) in self.cut or (there, here) in self.cut
+
     def transmit(self, sender: End, output: base.SendDatagram) -> None:
         assert output.marker == (output.local.port != 500)
         if self.tap is not None and not self.tap(sender, output):
+            return
+        if output.local.host not in sender.addresses or self.broken(output.local, output.remote):
             return
         if self.rng.random() < self.loss:
             return
@@ -289,7 +322,7 @@ class Network:
         while self.in_flight and self.in_flight[0][0] <= self.now:
             _, _, data, source, destination = heapq.heappop(self.in_flight)
             for end in self.ends:
-                if end.address == destination.host and not end.dead:
+                if destination.host in end.addresses and not end.dead:
                     end.endpoint.receive_datagram(data, destination, source, self.now)
                     end.flush()
         for end in self.ends:

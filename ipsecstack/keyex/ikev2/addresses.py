@@ -30,7 +30,12 @@ def move(sa: IkeSa, local: Address, remote: Address) -> bool:
         sa.log("IKE", 1, f"remote endpoint changed from {sa.remote} to {remote}")
     if local != sa.local:
         sa.log("IKE", 1, f"local endpoint changed from {sa.local} to {local}")
+    old = sa.remote.host
     sa.local, sa.remote = local, remote
+    for elder in list(sa.host.ike_sas_at(old)):
+        if elder is not sa and elder.features is sa.features:  # rekeyed, and not deleted yet
+            elder.local, elder.remote = local, remote
+            sa.host.touch(elder)
     for child in sa.children:
         child.encapsulated = sa.nat and child.protocol is SecurityProtocol.ESP
         if child.inbound is not None:

@@ -148,6 +148,12 @@ def _lost_address(sa: IkeSa) -> bool:
 def local_changed(sa: IkeSa, now: float) -> None:
     """Addresses or routes of this host changed: tell the peer, move where the path in use is gone."""
     mobility = sa.features.mobility
+    if sa.state is State.DELETING and _lost_address(sa):
+        source = _source(sa, sa.remote.host)
+        if source is not None:  # so that the peer hears of it
+            sa.local = Address(source, sa.local.port)
+            sa.requests.hasten(now)
+            sa.host.touch(sa)
     if sa.state is not State.ESTABLISHED:
         return
     if mobility is None:
