@@ -117,6 +117,9 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
         rand_time=min(rand, rekey),
         send_cert=reader.choice("send_cert", {w: w for w in ("ifasked", "always", "never")}, "ifasked"),
         send_certreq=reader.get("send_certreq", parse_bool, True),
+        childless=reader.choice(
+            "childless", {word: word for word in ("allow", "prefer", "force", "never")}, "allow"
+        ),
         fragmentation=reader.choice("fragmentation", _FRAGMENTATION, "yes"),
         mobike=reader.get("mobike", parse_bool, True),
     )

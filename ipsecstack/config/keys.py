@@ -40,7 +40,6 @@ CONNECTION_UNSUPPORTED: dict[str, Unsupported] = {
     "aggressive": _refuse(*_NO),
     "pull": _warn(),
     "dscp": _warn("0", "000000"),
-    "childless": _warn("allow", "never"),
     "ocsp": _warn("never", "reply"),
     "ppk_id": _refuse(),
     "ppk_required": _refuse(*_NO),

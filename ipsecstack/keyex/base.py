@@ -199,8 +199,10 @@ class ConnectionConfig:
     rand_time: float = 1440
     send_cert: str = "ifasked"
     send_certreq: bool = True
+    childless: str = "allow"  # IKE SAs without Child SAs: allow, prefer, force, never
     fragmentation: str = "yes"  # of IKE messages: yes, accept, force (as yes), no
     mobike: bool = False
+    redirect: str = ""  # gateway (address or name) that clients are sent to when they are authenticated
     vips: tuple[IPAddress, ...] = ()  # virtual IPs to ask for; an unspecified one takes any of its version
     pools: tuple[str, ...] = ()  # address pools that the peer gets its virtual IPs from
     reauth_time: float = 0
@@ -562,6 +564,20 @@ class KeyExchangeEndpoint(Protocol):
         """Start make-before-break rekeying of what matches; returns the number matched."""
         ...
 
+    def redirect(
+        self,
+        gateway: str,
+        *,
+        ike: str | None = None,
+        ike_id: int | None = None,
+        peer_ip: str | None = None,
+        peer_id: str | None = None,
+        now: float,
+    ) -> int:
+        """Send the clients of established IKE SAs that match to another gateway (RFC 5685); returns how many.
+        ``peer_ip`` may be a network or range; CommandError when nothing matches."""
+        ...
+
     def install(self, *, child: str, ike: str | None, now: float) -> None:
         """Install a child's policy as a trap (VICI install)."""
         ...
@@ -578,7 +594,10 @@ class KeyExchangeEndpoint(Protocol):
         protocol: int,
         ports: tuple[int, int] | None,
         now: float,
-    ) -> None: ...
+        selectors: tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]] | None = None,
+    ) -> None:
+        """A packet met a trap. ``selectors`` are what its SA should be for, where they come from the packet."""
+        ...
 
     def unknown_spi(self, spi: int, local: Address, remote: Address, now: float) -> None: ...
 

@@ -12,6 +12,7 @@ from ipsecstack.keyex import lookup
 from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandError, ConnectionConfig, LogRecorded
 from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing, timers
 from ipsecstack.keyex.ikev2.create_child import NewChild
+from ipsecstack.keyex.ikev2.features import Features
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
@@ -20,6 +21,8 @@ from ipsecstack.keyex.ikev2.states import State
 if TYPE_CHECKING:
     from ipsecstack.keyex.endpoint import Endpoint
 
+Packet = tuple[TrafficSelector, TrafficSelector]
+Selectors = tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]
 _UP = (ChildAction.START, ChildAction.RESTART)
 
 
@@ -68,7 +71,8 @@ def start_child(
     connection: str,
     child: str,
     now: float,
-    packet: tuple[TrafficSelector, TrafficSelector] | None = None,
+    packet: Packet | None = None,
+    selectors: Selectors | None = None,
 ) -> None:
     """Bring a child up without a ticket, unless it is up or on its way."""
     config = endpoint.connection(connection)
@@ -78,9 +82,21 @@ def start_child(
     if packet is None and _coming_or_up(endpoint, connection, child):
         return
     try:
-        _bring_up(endpoint, config, [child_config], [], now, packet)
+        _bring_up(endpoint, config, [child_config], [], now, packet, selectors)
     except CommandError as error:
         endpoint.emit(LogRecorded("CFG", 1, connection, None, f"unable to start '{child}': {error}"))
+
+
+def start_apart(endpoint: Endpoint, connection: str, child: str, tickets: list[int], now: float) -> None:
+    """Bring a child up on a new IKE SA, for the peer takes no more on the one that is there."""
+    config = endpoint.connection(connection)
+    try:
+        if endpoint.closing or config is None or not any(c.name == child for c in config.children):
+            raise CommandError("it is not configured any more")
+        begin(endpoint, config, [child], list(tickets), now, tries=1)
+        tickets.clear()
+    except CommandError as error:
+        endpoint.finish(tickets, False, f"establishing CHILD_SA '{child}' failed: {error}")
 
 
 def trap_child(endpoint: Endpoint, connection: str, child: str) -> bool:
@@ -113,23 +129,31 @@ def acquired(
     protocol: int,
     ports: tuple[int, int] | None,
     now: float,
+    selectors: Selectors | None = None,
 ) -> None:
-    """A packet met a trap: bring its child up, with the packet's selectors first (RFC 7296 §2.9)."""
+    """A packet met a trap: bring its child up, with the packet's selectors first (RFC 7296 §2.9).
+
+    ``selectors`` come from the packet with populate-from-packet: each value has an SA of its own.
+    """
     connection, _, child = entry.name.rpartition("/")
     endpoint.emit(
         LogRecorded("KNL", 1, connection, None, f"creating acquire job for policy {source} === {destination}")
     )
-    if any(c.alive for _, c in _children(endpoint, connection, child, None)) or _pending(
-        endpoint, connection, child
-    ):
-        return
     low, high = (ports[0], ports[0]) if ports else (0, 65535)
     to_low, to_high = (ports[1], ports[1]) if ports else (0, 65535)
     packet = (
         TrafficSelector(source, source, protocol, low, high),
         TrafficSelector(destination, destination, protocol, to_low, to_high),
     )
-    start_child(endpoint, connection, child, now, packet)
+    alive = [c for _, c in _children(endpoint, connection, child, None) if c.alive]
+    there = any(
+        any(ts.covers(packet[0]) for ts in c.local_ts) and any(ts.covers(packet[1]) for ts in c.remote_ts)
+        for c in alive
+    )
+    further = selectors is not None or any(c.more_possible for c in alive)
+    if there or (alive and not further) or _pending(endpoint, connection, child, selectors):
+        return
+    start_child(endpoint, connection, child, now, packet, selectors)
 
 
 # --- initiate ---
@@ -161,7 +185,9 @@ def initiate(endpoint: Endpoint, ike: str | None, child: str | None, now: float)
         if found is None:
             raise CommandError(f"no connection named '{ike}'" if ike else "name a connection or a child")
         config = found
-        children = [c for c in config.children if c.policy == "PROTECT"]
+        # With these the IKE SA stands by itself, and each child is asked for by its name.
+        alone = config.childless in ("prefer", "force")
+        children = [] if alone else [c for c in config.children if c.policy == "PROTECT"]
     missing = [c for c in children if not _up(endpoint, config.name, c.name)]
     if not missing and (children or _established(endpoint, config.name) is not None):
         ticket = endpoint.tickets.open(1)
@@ -180,20 +206,22 @@ def _bring_up(
     children: list[ChildConfig],
     tickets: list[int],
     now: float,
-    packet: tuple[TrafficSelector, TrafficSelector] | None,
+    packet: Packet | None,
+    selectors: Selectors | None = None,
 ) -> None:
     """On the IKE SA that is up or on its way, or on a new one."""
     sa = _established(endpoint, config.name) or _connecting(endpoint, config.name)
     if sa is not None:
         for child in children:
-            task = NewChild(child, packet)
+            task = NewChild(child, packet, selectors)
             task.tickets = tickets[:1]
             del tickets[:1]
             sa.enqueue(task)
         endpoint.finish(tickets, True, f"IKE_SA {sa.tag} is up already")
         machine.pump(sa, now)
         return
-    begin(endpoint, config, [child.name for child in children], tickets, now, tries=1)
+    names = [child.name for child in children]
+    begin(endpoint, config, names, tickets, now, tries=1, packet=packet, selectors=selectors)
 
 
 def begin(
@@ -203,9 +231,15 @@ def begin(
     tickets: list[int],
     now: float,
     tries: int,
+    packet: Packet | None = None,
+    selectors: Selectors | None = None,
+    *,
+    gateway: IPAddress | None = None,
+    features: Features | None = None,
 ) -> IkeSa:
-    """A new IKE SA, from IKE_SA_INIT on."""
-    local, remote = _destination(endpoint, config)
+    """A new IKE SA, from IKE_SA_INIT on. ``packet`` and ``selectors`` are those of the first child. ``gateway``: not at
+    the configured address, but there; ``features``: what is known of the peer beforehand."""
+    local, remote = _destination(endpoint, config, gateway)
     sa = IkeSa(
         endpoint,
         initiator=True,
@@ -218,7 +252,10 @@ def begin(
     )
     assert sa.initial is not None
     sa.initial.children = children
+    sa.initial.packet, sa.initial.selectors = packet, selectors
     sa.tries = tries
+    if features is not None:
+        sa.features = features
     task = IkeInit()
     task.tickets = list(tickets)
     endpoint.adopt(sa)
@@ -239,7 +276,17 @@ def retry(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
     tickets = [ticket for task in sa.active.values() for ticket in task.tickets]
     for task in sa.active.values():
         task.tickets = []
-    again = begin(endpoint, config, sa.initial.children, tickets, now, sa.tries + 1)
+    before = sa.initial
+    again = begin(
+        endpoint,
+        config,
+        before.children,
+        tickets,
+        now,
+        sa.tries + 1,
+        before.packet,
+        before.selectors,
+    )
     waiting = [task for task in sa.queue if task.moves]
     for task in waiting:
         sa.queue.remove(task)
@@ -247,8 +294,10 @@ def retry(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
     return True
 
 
-def _destination(endpoint: Endpoint, config: ConnectionConfig) -> tuple[Address, Address]:
-    remote = lookup.first_address(config.remote_addrs)
+def _destination(
+    endpoint: Endpoint, config: ConnectionConfig, gateway: IPAddress | None = None
+) -> tuple[Address, Address]:
+    remote = gateway or lookup.first_address(config.remote_addrs)
     if remote is None:
         raise CommandError(f"connection '{config.name}' has no remote address to initiate to")
     local = _local_host(endpoint, config, remote)
@@ -291,13 +340,15 @@ def _up(endpoint: Endpoint, connection: str, child: str) -> bool:
     return any(c.alive for _, c in _children(endpoint, connection, child, None))
 
 
-def _pending(endpoint: Endpoint, connection: str, child: str) -> bool:
+def _pending(endpoint: Endpoint, connection: str, child: str, selectors: Selectors | None = None) -> bool:
+    """Whether the child, or with ``selectors`` just this part of it, is on its way."""
     for sa in endpoint.ike_sas_of(connection):
         if any(isinstance(task, DeleteIke) for task in sa.tasks()):
             continue
-        if sa.initial is not None and sa.initiator and child in sa.initial.children:
-            return True
-        if any(isinstance(task, NewChild) and task.config.name == child for task in sa.tasks()):
+        first = sa.initial
+        asked = [first.selectors] if first is not None and sa.initiator and child in first.children else []
+        asked += [t.selectors for t in sa.tasks() if isinstance(t, NewChild) and t.config.name == child]
+        if selectors in asked or (selectors is None and asked):
             return True
     return False
 

@@ -25,7 +25,9 @@ def pair(a: str = "yes", b: str = "yes", *, options: Options | None = None, **mo
     return Pair(a=replace(one, fragmentation=a), b=replace(other, fragmentation=b), options=options)
 
 
-def fragments(pair: Pair, exchange: int = ExchangeType.IKE_AUTH, *, response: bool) -> list[EncryptedFragment]:
+def fragments(
+    pair: Pair, exchange: int = ExchangeType.IKE_AUTH, *, response: bool
+) -> list[EncryptedFragment]:
     found = []
     for data, _, _ in pair.transmitted:
         message = parse_message(data)

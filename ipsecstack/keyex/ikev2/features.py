@@ -12,6 +12,8 @@ from ipsecstack.keyex.ikev2.paths import Mobility
 class Features:
     """Filled by the extensions of ``extensions.EXTENSIONS``. A rekeyed IKE SA gets its elder's."""
 
+    childless: bool = False
+    """The responder takes IKE_AUTH without a Child SA (RFC 6023)."""
     fragmentation: bool = False
     """Both ends take messages in fragments (RFC 7383)."""
     fragment_size: int = 0
@@ -22,3 +24,12 @@ class Features:
     """Our further addresses, told while MOBIKE is being agreed on."""
     mobility: Mobility | None = None
     """MOBIKE (RFC 4555)."""
+    redirectable: bool = False
+    """The peer is a client that lets us redirect it (RFC 5685)."""
+    follows: bool = False
+    """We are the client, and offered to be redirected."""
+    redirects: tuple[float, ...] = ()
+    """When this client was redirected."""
+    redirected_from: IPAddress | None = None
+    left: bool = False
+    """We are on our way to another gateway."""

@@ -1,63 +1,73 @@
-"""IKE_AUTH: identities, authentication, and the first Child SA (RFC 7296 §1.2, §2.4, §2.15, §2.21.2)."""
+"""IKE_AUTH as initiator: identities, authentication of both ends, the first Child SA (RFC 7296 §1.2, §2.15, §2.16).
+
+With EAP and with several rounds (RFC 4739) it takes more than one exchange; a ``Conversation`` holds them together.
+"""
 
 from __future__ import annotations
 
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthClass, ConnectionConfig, UniquePolicy
-from ipsecstack.keyex.ikev2 import authenticate, extensions, lifecycle, negotiate
+from ipsecstack.keyex.base import AuthClass, AuthConfig, Identity, UniquePolicy
+from ipsecstack.keyex.eap.peer import Result
+from ipsecstack.keyex.ikev2 import authenticate, config_payload, extensions, lifecycle, negotiate, reauth
 from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.create_child import NewChild
+from ipsecstack.keyex.ikev2.eap_exchange import make_peer
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
-from ipsecstack.keyex.ikev2.proposals import DEFAULT_IKE, permits
+from ipsecstack.keyex.ikev2.rounds import MAX_EXCHANGES, Conversation
 from ipsecstack.keyex.ikev2.sa import IkeSa
-from ipsecstack.keyex.ikev2.states import Kind, State
-from ipsecstack.keyex.ikev2.task import Refusal, Task
-from ipsecstack.wire.ikev2 import Auth, IdI, IdR, Message, Notify, NotifyType, Payload, Sa
+from ipsecstack.keyex.ikev2.states import Kind
+from ipsecstack.keyex.ikev2.task import Task
+from ipsecstack.keyex.ikev2.unique import enforce_unique, is_first
+from ipsecstack.wire.ikev2 import Auth, Eap, IdI, IdR, Message, Notify, NotifyType, Payload, Sa
 
 
 class IkeAuth(Task):
-    """Our IKE_AUTH request, with the first child that is to come up; the others follow in CREATE_CHILD_SA."""
+    """One IKE_AUTH request. The first one asks for the first child that is to come up; the others follow in
+    CREATE_CHILD_SA."""
 
     kind = Kind.IKE_AUTH
     label = "IKE_AUTH"
     moves = False
 
-    def __init__(self, children: list[str]) -> None:
+    def __init__(self, children: list[str], conversation: Conversation | None = None) -> None:
         super().__init__()
         self.children = children
+        self.conversation = conversation or Conversation(children)
         self.offer: ChildOffer | None = None
         self.failure: AuthFailure | None = None
 
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
-        config, initial = sa.config, sa.initial
-        assert config is not None
-        assert initial is not None
-        authenticated = authenticate.remote_round(config)
-        if (
-            authenticated.id is not None
-            and not authenticated.id.is_any
-            and not _is_pattern(authenticated.id.text)
-        ):
-            sa.remote_id = authenticated.id
+        talk = self.conversation
+        talk.exchanges += 1
         try:
-            sa.local_id = authenticate.own_identity(sa, config)
-            id_i = IdI(sa.local_id.type, sa.local_id.data)
-            certificates, auth = authenticate.build(sa, config, id_i)
+            if talk.exchanges > MAX_EXCHANGES:
+                raise AuthFailure("AUTHENTICATION_FAILED", f"more than {MAX_EXCHANGES} IKE_AUTH exchanges")
+            if not talk.started:
+                return self._first(sa)
+            return _following(sa, talk)
         except (AuthFailure, CertificateError) as failure:
-            self.failure = (
-                failure if isinstance(failure, AuthFailure) else AuthFailure("CERTIFICATE", str(failure))
-            )
+            self.failure = wrapped(failure)
             return None
-        payloads: list[Payload] = [id_i, *certificates]
-        if _is_first(sa):
+
+    def _first(self, sa: IkeSa) -> list[Payload]:
+        config, talk = sa.config, self.conversation
+        assert config is not None
+        talk.local, talk.remote = authenticate.local_rounds(config), authenticate.remote_rounds(config)
+        talk.started = True
+        sa.remote_id = _name_of(talk.remote[0].id)
+        begun = _begin_round(sa, talk)
+        payloads, proof = [p for p in begun if not isinstance(p, Auth)], [p for p in begun if isinstance(p, Auth)]
+        if is_first(sa):
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
         payloads += authenticate.certificate_request(sa, [config])
         if sa.remote_id is not None:
             payloads.append(IdR(sa.remote_id.type, sa.remote_id.data))
-        payloads.append(auth)
-        payloads += extensions.auth_request(sa)
+        payloads += proof
+        if _may_stand_alone(talk):
+            payloads.append(Notify(NotifyType.EAP_ONLY_AUTHENTICATION))
+        payloads += config_payload.request(sa, config)
         child = (
             next((c for c in config.children if c.name == self.children[0]), None) if self.children else None
         )
@@ -65,79 +75,213 @@ class IkeAuth(Task):
             self.offer = negotiate.make_offer(sa, child, with_ke=False)
             sa.log("IKE", 0, f"establishing CHILD_SA {child.name}")
             payloads += negotiate.offer_payloads(self.offer)
-        return payloads
+        if sa.features.multiple_auth:
+            payloads.append(Notify(NotifyType.MULTIPLE_AUTH_SUPPORTED))
+        return payloads + extensions.auth_request(sa)
 
     def abort(self, sa: IkeSa, reason: str, now: float) -> None:
         if self.offer is not None:
             lifecycle.release_spi(sa, self.offer.spi_in)
             self.offer = None
+        reauth.failed(sa, reason, now)
         sa.host.finish(self.tickets, False, f"establishing IKE_SA {sa.name} failed: {reason}")
 
 
-def _is_pattern(text: str) -> bool:
-    return "*" in text
+def wrapped(failure: AuthFailure | CertificateError) -> AuthFailure:
+    return failure if isinstance(failure, AuthFailure) else AuthFailure("CERTIFICATE", str(failure))
 
 
-def _is_first(sa: IkeSa) -> bool:
-    """No other IKE SA with this peer is known here: INITIAL_CONTACT may be sent (§2.4)."""
-    if sa.config is not None and sa.config.unique is UniquePolicy.NEVER:
+def _name_of(id_: Identity | None) -> Identity | None:
+    """A peer that is configured by one identity; None for any and for patterns."""
+    return id_ if id_ is not None and not id_.is_any and not authenticate.is_pattern(id_) else None
+
+
+def _may_stand_alone(talk: Conversation) -> bool:
+    """The responder may leave its AUTH to a mutual EAP method: both ends are configured for EAP (RFC 5998)."""
+    return talk.local[0].auth is AuthClass.EAP and talk.remote[0].auth is AuthClass.EAP
+
+
+# --- our rounds -------------------------------------------------------------------------------------------------------
+
+
+def _begin_round(sa: IkeSa, talk: Conversation) -> list[Payload]:
+    """IDi with certificates and AUTH, or alone when EAP is to follow."""
+    config = sa.config
+    assert config is not None
+    round_ = talk.local[talk.own]
+    sa.local_id = authenticate.own_identity(sa, config, round_)
+    talk.own_id = IdI(sa.local_id.type, sa.local_id.data)
+    talk.keyed, talk.key, talk.packet, talk.eap = False, None, None, None
+    if round_.auth is AuthClass.EAP:
+        remote = talk.remote[min(talk.theirs, len(talk.remote) - 1)]
+        talk.eap = make_peer(sa, round_, remote)
+        return [talk.own_id]
+    certificates, auth = authenticate.build(sa, config, talk.own_id, round_)
+    return [talk.own_id, *certificates, *_with_auth(sa, talk, auth)]
+
+
+def _with_auth(sa: IkeSa, talk: Conversation, auth: Auth) -> list[Payload]:
+    """Our AUTH, and the word that another round follows."""
+    talk.sent_auth = True
+    if talk.own + 1 == len(talk.local):
+        return [auth]
+    if not sa.features.multiple_auth:
+        raise AuthFailure("AUTHENTICATION_FAILED", "the responder takes only one round of authentication")
+    return [auth, Notify(NotifyType.ANOTHER_AUTH_FOLLOWS)]
+
+
+def _following(sa: IkeSa, talk: Conversation) -> list[Payload]:
+    """What an IKE_AUTH request after the first one has."""
+    if talk.packet is not None:
+        packet, talk.packet = talk.packet, None
+        return [Eap(packet)]
+    if talk.keyed:
+        assert talk.own_id is not None
+        sa.local_auth = "eap"
+        return _with_auth(sa, talk, authenticate.build_keyed(sa, talk.key, talk.own_id))
+    if talk.own < len(talk.local):
+        return _begin_round(sa, talk)
+    return []  # the responder has another round
+
+
+# --- the responder's answers ------------------------------------------------------------------------------------------
+
+
+def handle_response(sa: IkeSa, task: IkeAuth, message: Message, now: float) -> None:
+    """Authenticate the responder, go on with ours, then take the Child SA or the reason why there is none."""
+    talk = task.conversation
+    try:
+        done = _answered(sa, talk, message)
+    except (AuthFailure, CertificateError) as error:
+        failure = wrapped(error)
+        received = message.error() is not None
+        # Who has our AUTH may hold the IKE SA for established, or wait for us: it is told (§2.21.2).
+        refuse(sa, task, failure, now, tell_peer=not received, received=received)
+        return
+    if not done:
+        again = IkeAuth(task.children, talk)
+        again.tickets, task.tickets = task.tickets, []
+        again.offer, task.offer = task.offer, None
+        sa.enqueue(again, first=True)
+        return
+    _establish(sa, task, message, now)
+
+
+def _answered(sa: IkeSa, talk: Conversation, message: Message) -> bool:
+    """One response; True when both ends are authenticated. AuthFailure says what is wrong."""
+    auth, eap = message.get(Auth), message.get(Eap)
+    error = message.error()
+    if error is not None and (auth is None or error.type == NotifyType.AUTHENTICATION_FAILED):
+        raise AuthFailure(error.name, f"received {error.name} notify error")
+    id_r = message.get(IdR)
+    if id_r is not None:
+        _peer_round(sa, talk, message, id_r, auth)
+    elif talk.keyed and talk.sent_auth:
+        if auth is None or talk.peer_id is None:
+            raise AuthFailure("INVALID_SYNTAX", "the responder gives no AUTH after EAP")
+        authenticate.verify_keyed(sa, talk.key, talk.peer_id, auth)
+        if talk.eap_only:
+            sa.remote_auth = "eap"
+            talk.theirs += 1
+            talk.eap_only = False
+        sa.log("IKE", 1, "authentication with EAP successful")
+    elif auth is not None or talk.peer_id is None:
+        raise AuthFailure("INVALID_SYNTAX", "the responder does not say who it is")
+    if talk.sent_auth:
+        talk.own, talk.sent_auth, talk.keyed, talk.eap = talk.own + 1, False, False, None
+    if eap is not None:
+        _eap(sa, talk, eap)
+    elif talk.eap is not None and not talk.keyed:
+        raise AuthFailure("INVALID_SYNTAX", "the responder does not go on with EAP")
+    if message.notify(NotifyType.ANOTHER_AUTH_FOLLOWS) is not None:
+        if talk.theirs >= len(talk.remote):
+            raise AuthFailure("AUTHENTICATION_FAILED", "the responder announces a round that is not configured")
         return False
-    return not any(
-        other is not sa and other.established is not None for other in sa.host.ike_sas_at(sa.remote.host)
-    )
+    if talk.own < len(talk.local):
+        return False
+    if talk.theirs < len(talk.remote):
+        raise AuthFailure(
+            "AUTHENTICATION_FAILED", f"the responder proved itself {talk.theirs} times, not {len(talk.remote)}"
+        )
+    return True
+
+
+def _peer_round(sa: IkeSa, talk: Conversation, message: Message, id_r: IdR, auth: Auth | None) -> None:
+    """A round of the responder."""
+    config = sa.config
+    assert config is not None
+    if talk.theirs >= len(talk.remote):
+        raise AuthFailure("AUTHENTICATION_FAILED", "the responder proves itself once too often")
+    round_ = talk.remote[talk.theirs]
+    sa.remote_id = identity.from_wire(id_r.type, id_r.data)
+    talk.peer_id = id_r
+    if not identity.matches(round_.id, sa.remote_id):
+        wanted_text = round_.id.text if round_.id else "%any"
+        raise AuthFailure("ID_MISMATCH", f"peer is '{sa.remote_id.text}', but '{wanted_text}' is required")
+    if auth is None:
+        if not _may_stand_alone(talk) or talk.theirs or message.get(Eap) is None:
+            raise AuthFailure("AUTHENTICATION_FAILED", "the responder does not prove who it is")
+        talk.eap_only = True
+        sa.log("IKE", 1, "allow mutual EAP-only authentication")
+        return
+    authenticate.verify(sa, config, id_r, message, auth, round_)
+    talk.theirs += 1
+
+
+def _eap(sa: IkeSa, talk: Conversation, payload: Eap) -> None:
+    if talk.eap is None or talk.keyed:
+        raise AuthFailure("INVALID_SYNTAX", "the responder wants EAP, which is not configured here")
+    step = talk.eap.receive(payload.data)
+    if step.result is Result.FAILURE:
+        raise AuthFailure("AUTHENTICATION_FAILED", step.reason)
+    talk.packet = step.packet
+    if step.result is not Result.SUCCESS:
+        return
+    method = talk.eap.method
+    if talk.eap_only and (method is None or not method.mutual or talk.eap.msk is None):
+        raise AuthFailure("AUTHENTICATION_FAILED", "the EAP method does not prove the responder, and nothing else did")
+    talk.keyed, talk.key = True, talk.eap.msk
+    name = method.name.upper() if method is not None else "?"
+    keys = "MSK established" if talk.key is not None else "no MSK established"
+    sa.log("IKE", 1, f"EAP method EAP_{name} succeeded, {keys}")
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
 
 
 def give_up(sa: IkeSa, task: IkeAuth, now: float) -> None:
-    """We cannot even make our AUTH: end the attempt."""
+    """We cannot even make our AUTH: end the attempt. The responder has a half-open IKE SA: it is told (§2.21.2)."""
     failure = task.failure
     assert failure is not None
-    _refuse(sa, task, failure, now, tell_peer=False)
+    refuse(sa, task, failure, now, tell_peer=True)
 
 
-def _refuse(
+def refuse(
     sa: IkeSa, task: IkeAuth, failure: AuthFailure, now: float, *, tell_peer: bool, received: bool = False
 ) -> None:
+    """End the attempt."""
     sa.log("IKE", 1, failure.message)
     lifecycle.failed(sa, None, failure.reason, failure.message, received=received)
     task.abort(sa, failure.message, now)
     if not tell_peer:
         lifecycle.destroy(sa, "auth-failed", now)
         return
-    # The responder believes that the IKE SA is up: tell it (§2.21.2).
     sa.queue.clear()
     sa.enqueue(DeleteIke("auth-failed", NotifyType.AUTHENTICATION_FAILED))
 
 
-def handle_response(sa: IkeSa, task: IkeAuth, message: Message, now: float) -> None:
-    """Authenticate the responder, then take the Child SA or the reason why there is none."""
+def _establish(sa: IkeSa, task: IkeAuth, message: Message, now: float) -> None:
     config, initial = sa.config, sa.initial
     assert config is not None
     assert initial is not None
-    id_r, auth = message.get(IdR), message.get(Auth)
-    error = message.error()
-    if id_r is None or auth is None:
-        name = error.name if error is not None else "INVALID_SYNTAX"
-        refusal = AuthFailure(name, f"received {name} notify error")
-        _refuse(sa, task, refusal, now, tell_peer=False, received=error is not None)
-        return
-    try:
-        sa.remote_id = identity.from_wire(id_r.type, id_r.data)
-        wanted = authenticate.remote_round(config).id
-        if not identity.matches(wanted, sa.remote_id):
-            wanted_text = wanted.text if wanted else "%any"
-            raise AuthFailure(
-                "ID_MISMATCH", f"peer is '{sa.remote_id.text}', but '{wanted_text}' is required"
-            )
-        authenticate.verify(sa, config, id_r, message, auth)
-    except (AuthFailure, CertificateError) as failure:
-        wrapped = failure if isinstance(failure, AuthFailure) else AuthFailure("CERTIFICATE", str(failure))
-        _refuse(sa, task, wrapped, now, tell_peer=True)
-        return
+    ni, nr = initial.nonce, initial.peer_nonce
+    config_payload.answered(sa, config, message)
     sa.initial = None
     lifecycle.establish(sa, now)
-    extensions.auth_answered(sa, message, now)
+    reauth.lifetime(sa, message, now)
     enforce_unique(sa, now, initial_contact=False)
-    _first_child(sa, task, message, initial.nonce, initial.peer_nonce, now)
+    extensions.auth_answered(sa, message, now)
+    _first_child(sa, task, message, ni, nr, now)
     for name in task.children[1:]:
         child = next((c for c in config.children if c.name == name), None)
         if child is not None:
@@ -146,6 +290,7 @@ def handle_response(sa: IkeSa, task: IkeAuth, message: Message, now: float) -> N
             del task.tickets[1:2]
             sa.enqueue(follow)
     sa.host.finish(task.tickets, True, f"IKE_SA {sa.tag} established")
+    reauth.completed(sa, now)
 
 
 def _first_child(sa: IkeSa, task: IkeAuth, message: Message, ni: bytes, nr: bytes, now: float) -> None:
@@ -174,165 +319,3 @@ def _first_child(sa: IkeSa, task: IkeAuth, message: Message, ni: bytes, nr: byte
         return
     lifecycle.announce_child(sa, child)
     sa.host.finish(tickets, True, f"CHILD_SA {child.tag} established")
-
-
-def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
-    """As responder: find the connection for the peer's identity, authenticate it and ourselves, make the child."""
-    initial = sa.initial
-    assert initial is not None
-    id_i, id_r, auth = message.get(IdI), message.get(IdR), message.get(Auth)
-    assert id_i is not None
-    authenticate.note_certificate_requests(sa, message)
-    sa.remote_id = identity.from_wire(id_i.type, id_i.data)
-    try:
-        if auth is None:
-            raise AuthFailure(
-                "AUTHENTICATION_FAILED", "peer wants to authenticate with EAP, which is not configured"
-            )
-        config = _authenticated_config(sa, message, id_i, id_r, auth)
-        sa.config = config
-        sa.local_id = authenticate.own_identity(sa, config)
-        if config.unique is UniquePolicy.KEEP and any(
-            _same_peer(sa, other) for other in sa.host.ike_sas_with(sa.remote_id)
-        ):
-            raise AuthFailure("UNIQUE", f"an IKE_SA with '{sa.remote_id.text}' is up and is to be kept")
-        if sa.host.count_with(sa.remote_id) >= sa.host.options.peer_limit:
-            raise AuthFailure(
-                "NO_ADDITIONAL_SAS",
-                f"'{sa.remote_id.text}' has {sa.host.options.peer_limit} IKE_SAs, peer_limit",
-            )
-        own_id = IdR(sa.local_id.type, sa.local_id.data)
-        certificates, own_auth = authenticate.build(sa, config, own_id)
-    except (AuthFailure, CertificateError) as failure:
-        wrapped = failure if isinstance(failure, AuthFailure) else AuthFailure("CERTIFICATE", str(failure))
-        sa.log("IKE", 1, wrapped.message)
-        lifecycle.failed(sa, None, wrapped.reason, wrapped.message)
-        sa.after_reply.append(lambda at: refused(sa, at))
-        return [Notify(NotifyType.AUTHENTICATION_FAILED)]
-    ni, nr = initial.peer_nonce, initial.nonce
-    sa.initial = None
-    lifecycle.establish(sa, now)
-    contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
-    enforce_unique(sa, now, initial_contact=contact)
-    payloads: list[Payload] = [own_id, *certificates, own_auth]
-    payloads += extensions.auth_requested(sa, message, now)
-    if message.get(Sa) is None:
-        return payloads
-    try:
-        made, child = negotiate.answer_offer(sa, message, ni, nr, now, with_ke=False)
-    except Refusal as refusal:
-        sa.log("IKE", 1, refusal.message)
-        sa.log("IKE", 1, "failed to establish CHILD_SA, keeping IKE_SA")
-        lifecycle.failed(sa, None, refusal.notify.name, refusal.message)
-        sa.counters.child_rejects_in += 1
-        return [*payloads, Notify(refusal.notify, refusal.data)]
-    lifecycle.announce_child(sa, child)
-    return payloads + made
-
-
-def refused(sa: IkeSa, now: float) -> None:
-    """As responder, after the refusal was sent: nothing stays but what answers a retransmission of the request."""
-    sa.host.remember_refusal(sa, now)
-    lifecycle.destroy(sa, "auth-failed", now)
-
-
-def _authenticated_config(
-    sa: IkeSa, message: Message, id_i: IdI, id_r: IdR | None, auth: Auth
-) -> ConnectionConfig:
-    """The connection that this peer authenticates for: by addresses, identities, method, and then its AUTH.
-
-    Among connections that would all do, one with a child for the traffic that is asked for is taken.
-    """
-    host = sa.host
-    assert sa.remote_id is not None
-    assert sa.suite is not None
-    candidates = {config.name: config for config in host.candidates(sa.local, sa.remote)}
-    method = authenticate.class_of(auth.method)
-    if method is None:
-        raise AuthFailure("AUTHENTICATION_FAILED", f"authentication method {auth.method} is not implemented")
-    asked = identity.from_wire(id_r.type, id_r.data) if id_r is not None else None
-    matching: list[ConnectionConfig] = []
-    for entry in host.pad.lookup(sa.remote_id.type, sa.remote_id.data, method.value):
-        config = candidates.get(entry.name)
-        if config is None:
-            continue
-        own = authenticate.local_round(config).id
-        if asked is not None and own is not None and not identity.matches(own, asked):
-            continue
-        if not permits(config.proposals or DEFAULT_IKE, sa.suite):
-            # IKE_SA_INIT was answered for another connection between these addresses, with a suite of that one.
-            sa.log("CFG", 1, f"peer config '{config.name}' does not permit {sa.suite}, skipped")
-            continue
-        matching.append(config)
-    if not matching:
-        wanted = asked.text if asked else "%any"
-        raise AuthFailure(
-            "NO_PEER_CONFIG",
-            f"no matching peer config found for {sa.local.host}[{wanted}]...{sa.remote.host}[{sa.remote_id.text}] "
-            f"with {method.value} authentication",
-        )
-    with_child = [
-        c for c in matching if message.get(Sa) and negotiate.find_child(sa, [c], message) is not None
-    ]
-    ordered = with_child + [c for c in matching if c not in with_child]
-    failure: AuthFailure | None = None
-    for config in ordered[:8] if method is AuthClass.PUBKEY else ordered:
-        own = authenticate.local_round(config).id
-        sa.local_id = own if own is not None and not own.is_any else asked
-        sa.log("CFG", 1, f"selected peer config '{config.name}'")
-        try:
-            authenticate.verify(sa, config, id_i, message, auth)
-        except AuthFailure as error:
-            failure = failure or error
-            continue
-        return config
-    assert failure is not None
-    raise failure
-
-
-def _same_peer(sa: IkeSa, other: IkeSa) -> bool:
-    """Another authenticated IKE SA between the same two identities."""
-    return (
-        other is not sa
-        and other.established is not None
-        and other.state is State.ESTABLISHED
-        and other.local_id is not None
-        and other.remote_id is not None
-        and sa.local_id is not None
-        and sa.remote_id is not None
-        and identity.same(other.remote_id, sa.remote_id)
-        and identity.same(other.local_id, sa.local_id)
-    )
-
-
-def _crossed(sa: IkeSa, other: IkeSa) -> bool:
-    """Each end made one of them, and both were on their way at once as far as this end can tell.
-
-    Each end would delete the other one, as the elder. So both must choose the same, by what both know: the SPIs.
-    """
-    apart = abs(sa.created - other.created)
-    return sa.initiator is not other.initiator and apart <= sa.host.options.give_up_after
-
-
-def enforce_unique(sa: IkeSa, now: float, *, initial_contact: bool) -> None:
-    """INITIAL_CONTACT drops elder IKE SAs of the same identities silently (§2.4); unique = replace deletes them."""
-    if sa.config is None or sa.config.unique is UniquePolicy.NEVER or sa.remote_id is None:
-        return
-    for other in list(sa.host.ike_sas_with(sa.remote_id)):
-        if not _same_peer(sa, other) or other.successor is not None or sa.parent is other:
-            continue
-        if initial_contact and (other.established or 0) >= sa.created:
-            # Both ends initiated at once: the peer said it before it had the other IKE SA, so it tells nothing of it.
-            initial_contact = False
-        if not initial_contact and sa.config.unique is UniquePolicy.REPLACE and _crossed(sa, other):
-            loser = max(sa, other, key=lambda one: (one.spi_i, one.spi_r))
-            sa.log("IKE", 1, f"deleting IKE_SA {loser.tag}, both ends initiated at once")
-            loser.enqueue(DeleteIke("replaced"), first=True)
-            if loser is sa:
-                return
-        elif initial_contact:
-            sa.log("IKE", 1, f"destroying duplicate IKE_SA {other.tag} for peer, received INITIAL_CONTACT")
-            lifecycle.destroy(other, "replaced", now)
-        elif sa.config.unique is UniquePolicy.REPLACE:
-            sa.log("IKE", 1, f"deleting duplicate IKE_SA {other.tag} for peer due to uniqueness policy")
-            other.enqueue(DeleteIke("replaced"), first=True)

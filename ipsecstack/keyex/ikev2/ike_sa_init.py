@@ -8,7 +8,8 @@ from ipsecstack.crypto import auth, ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex.base import ConnectionConfig, Proposal
-from ipsecstack.keyex.ikev2 import authenticate, extensions, keymat, lifecycle, nat
+from ipsecstack.keyex.ikev2 import authenticate, childless, extensions, keymat, lifecycle, nat
+from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.negotiate import NONCE_OCTETS
 from ipsecstack.keyex.ikev2.proposals import DEFAULT_IKE, accept, methods, offer, proposals_text, select
@@ -117,8 +118,28 @@ def handle_response(sa: IkeSa, task: IkeInit, message: Message, now: float) -> N
     extensions.init_answered(sa, message)
     if sa.nat:
         nat.float_ports(sa)
-    auth_task = IkeAuth(initial.children)
+    problem = childless.objection(sa, initial.children)
+    if problem is not None:
+        _fail(sa, task, "CHILDLESS", problem, now)
+        return
+    _go_on(sa, task, config)
+
+
+def _go_on(sa: IkeSa, task: IkeInit, config: ConnectionConfig) -> None:
+    """The IKE SA has its keys: IKE_AUTH is next, with the first child unless all come later."""
+    initial = sa.initial
+    assert initial is not None
+    later = childless.deferred(sa)
+    auth_task = IkeAuth([] if later else initial.children)
     auth_task.tickets, task.tickets = task.tickets, []
+    if later:
+        for name in initial.children:
+            child = next((c for c in config.children if c.name == name), None)
+            if child is not None:
+                first = name == initial.children[0]
+                follow = NewChild(child, initial.packet, initial.selectors) if first else NewChild(child)
+                follow.tickets, auth_task.tickets = auth_task.tickets[:1], auth_task.tickets[1:]
+                sa.enqueue(follow)
     sa.enter(State.AUTH_SENT)
     sa.enqueue(auth_task, first=True)
 

@@ -6,6 +6,7 @@ from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram
 from ipsecstack.keyex.ikev2 import addresses, extensions, fragmentation, ike_auth, lifecycle, mobike
+from ipsecstack.keyex.ikev2.childless import Childless
 from ipsecstack.keyex.ikev2.fragmentation import Fragmentation, Opened
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
@@ -45,7 +46,7 @@ _COUNTER: dict[int, str] = {
 }
 
 # What takes part in the exchanges beside RFC 7296 itself, in this order: one instance of each Extension.
-extensions.EXTENSIONS[:] = (Fragmentation(), mobike.Mobike())
+extensions.EXTENSIONS[:] = (Fragmentation(), Childless(), mobike.Mobike())
 
 
 # --- incoming -----------------------------------------------------------------------------------------------
