@@ -104,7 +104,13 @@ class Stack:
         for event in self.dataplane.events():
             if isinstance(event, Acquired):
                 self.endpoint.acquired(
-                    event.entry, event.source, event.destination, event.protocol, event.ports, now
+                    event.entry,
+                    event.source,
+                    event.destination,
+                    event.protocol,
+                    event.ports,
+                    now,
+                    (event.local_ts, event.remote_ts) if event.entry.pfp else None,
                 )
             elif isinstance(event, SaExpired):
                 self.endpoint.sa_expired(event.sa, event.hard, now)

@@ -571,7 +571,7 @@ class KeyExchangeEndpoint(Protocol):
         ike: str | None = None,
         ike_id: int | None = None,
         peer_ip: str | None = None,
-        peer_id: str | None = None,
+        peer_id: Identity | None = None,
         now: float,
     ) -> int:
         """Send the clients of established IKE SAs that match to another gateway (RFC 5685); returns how many.

@@ -9,7 +9,7 @@ from ipsecstack.ipsec.pad import ID_ANY, Pad, PadEntry
 from ipsecstack.ipsec.sa import Address, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
-from ipsecstack.keyex import commands, lookup
+from ipsecstack.keyex import commands, lookup, redirection
 from ipsecstack.keyex.admission import LogLimit
 from ipsecstack.keyex.base import (
     ChildConfig,
@@ -29,6 +29,7 @@ from ipsecstack.keyex.ikev2.authenticate import remote_round
 from ipsecstack.keyex.ikev2.informational import DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import State
+from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import Cpis, Policies, PolicyKey
 from ipsecstack.keyex.reception import Reception
@@ -281,11 +282,26 @@ class Endpoint:
     def start_child(self, connection: str, child: str, now: float) -> None:
         commands.start_child(self, connection, child, now)
 
+    def start_apart(self, connection: str, child: str, tickets: list[int], now: float) -> None:
+        commands.start_apart(self, connection, child, tickets, now)
+
     def trap_child(self, connection: str, child: str, now: float) -> None:
         commands.trap_child(self, connection, child)
 
     def retry(self, sa: IkeSa, now: float) -> bool:
         return commands.retry(self, sa, now)
+
+    def begin_at(
+        self,
+        sa: IkeSa,
+        gateway: IPAddress,
+        redirects: tuple[float, ...],
+        children: list[str],
+        tickets: list[int],
+        waiting: list[Task],
+        now: float,
+    ) -> bool:
+        return redirection.begin_at(self, sa, gateway, redirects, children, tickets, waiting, now)
 
     # --- configuration ---
 
@@ -345,6 +361,20 @@ class Endpoint:
         self._settle()
         return matched
 
+    def redirect(
+        self,
+        gateway: str,
+        *,
+        ike: str | None = None,
+        ike_id: int | None = None,
+        peer_ip: str | None = None,
+        peer_id: Identity | None = None,
+        now: float,
+    ) -> int:
+        matched = redirection.redirect(self, gateway, ike, ike_id, peer_ip, peer_id, now)
+        self._settle()
+        return matched
+
     def install(self, *, child: str, ike: str | None, now: float) -> None:
         config, child_config = commands.find_child(self, ike, child)
         if not commands.trap_child(self, config.name, child_config.name):
@@ -376,8 +406,9 @@ class Endpoint:
         protocol: int,
         ports: tuple[int, int] | None,
         now: float,
+        selectors: tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]] | None = None,
     ) -> None:
-        commands.acquired(self, entry, source, destination, protocol, ports, now)
+        commands.acquired(self, entry, source, destination, protocol, ports, now, selectors)
         self._settle()
 
     def unknown_spi(self, spi: int, local: Address, remote: Address, now: float) -> None:

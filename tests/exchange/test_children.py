@@ -299,7 +299,8 @@ def test_what_the_data_plane_alone_needs() -> None:
             "mark": (5, 0xFF),
             "sha256_96": True,
             "pfp": frozenset({"remote"}),
-        }
+        },
+        {},
     )
     pair.up()
     inbound, outbound = only(pair.a.plane, Direction.IN), only(pair.a.plane, Direction.OUT)

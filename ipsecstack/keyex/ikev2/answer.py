@@ -167,6 +167,8 @@ def choose(
         shared,
     )
     payloads = _notifies(sa, message, agreed)
+    if rekeyed is None and _more_possible(sa, message, agreed):
+        payloads.append(Notify(NotifyType.ADDITIONAL_TS_POSSIBLE))
     payloads.append(Sa((replace(suite.wire, spi=spi_in.to_bytes(4, "big")),)))
     if with_ke:
         payloads.append(Nonce(nr))
@@ -189,7 +191,58 @@ def _child_for(
     if found is None:
         raise Refusal(NotifyType.TS_UNACCEPTABLE, _unacceptable(message))
     _, child_config, local_ts, remote_ts = found
-    return (rekeyed.config if rekeyed is not None else child_config), local_ts, remote_ts
+    if rekeyed is not None:
+        return rekeyed.config, local_ts, remote_ts
+    if child_config.pfp:
+        local_ts, remote_ts = _populated(sa, child_config, message, local_ts, remote_ts)
+    return child_config, local_ts, remote_ts
+
+
+def _populated(
+    sa: IkeSa,
+    config: ChildConfig,
+    message: Message,
+    local_ts: tuple[TrafficSelector, ...],
+    remote_ts: tuple[TrafficSelector, ...],
+) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
+    """Populate-from-packet: an SA for the packet that the peer's first selectors describe (§2.9, RFC 4301 §4.4.1.1)."""
+    asked_local, asked_remote = _asked(sa, message)[config.mode]
+    local = narrowing.of_packet(config.pfp, "local", asked_local[0])
+    remote = narrowing.of_packet(config.pfp, "remote", asked_remote[0])
+    if local is None or remote is None:
+        raise Refusal(
+            NotifyType.SINGLE_PAIR_REQUIRED,
+            f"CHILD_SA {config.name} is for one value of {', '.join(sorted(config.pfp))}",
+        )
+    local_ts, remote_ts = narrowing.narrow(local_ts, [local]), narrowing.narrow(remote_ts, [remote])
+    if not local_ts or not remote_ts:
+        raise Refusal(NotifyType.TS_UNACCEPTABLE, _unacceptable(message))
+    return local_ts, remote_ts
+
+
+def _more_possible(sa: IkeSa, message: Message, agreed: Agreement) -> bool:
+    """Would other selectors that the peer asked for be taken, in an SA of their own (§2.9)?"""
+    assert sa.config is not None
+    asked = _asked(sa, message)
+    for child in sa.config.children:
+        if child.policy != "PROTECT":
+            continue
+        asked_local, asked_remote = asked[child.mode]
+        if narrowing.within(asked_local, agreed.local_ts) and narrowing.within(
+            asked_remote, agreed.remote_ts
+        ):
+            return False  # it has everything that it asked for
+        local_ts = narrowing.narrow(narrowing.resolve(child.local_ts, narrowing.local_hosts(sa)), asked_local)
+        remote_ts = narrowing.narrow(
+            narrowing.resolve(child.remote_ts, narrowing.remote_hosts(sa)), asked_remote
+        )
+        if not local_ts or not remote_ts:
+            continue
+        if not (
+            narrowing.within(local_ts, agreed.local_ts) and narrowing.within(remote_ts, agreed.remote_ts)
+        ):
+            return True
+    return False
 
 
 def _mode(

@@ -7,14 +7,16 @@ from ipsecstack.keyex.base import ChildConfig
 from ipsecstack.keyex.ikev2 import lifecycle, negotiate
 from ipsecstack.keyex.ikev2.informational import DeleteChild
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
+from ipsecstack.keyex.ikev2.offer import Selectors, for_pair, remainder
 from ipsecstack.keyex.ikev2.proposals import methods
-from ipsecstack.keyex.ikev2.sa import IkeSa
+from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import Kind
 from ipsecstack.keyex.ikev2.task import Refusal, Task
 from ipsecstack.wire.ikev2 import Message, Nonce, NotifyType, Payload, Sa
 from ipsecstack.wire.transforms import KeId
 
 MAX_TRIES = 3
+Packet = tuple[TrafficSelector, TrafficSelector]
 
 
 class NewChild(Task):
@@ -24,18 +26,23 @@ class NewChild(Task):
     label = "CHILD_CREATE"
 
     def __init__(
-        self, config: ChildConfig, packet: tuple[TrafficSelector, TrafficSelector] | None = None
+        self,
+        config: ChildConfig,
+        packet: Packet | None = None,
+        selectors: Selectors | None = None,
     ) -> None:
+        """``packet`` asked for it; ``selectors`` are asked for instead of the configured ones."""
         super().__init__()
         self.config = config
         self.packet = packet
+        self.selectors = selectors
         self.method: KeId | None = None
         self.tries = 0
         self.offer: ChildOffer | None = None
 
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         self.offer = negotiate.make_offer(
-            sa, self.config, with_ke=True, method=self.method, packet=self.packet
+            sa, self.config, with_ke=True, method=self.method, packet=self.packet, selectors=self.selectors
         )
         sa.log("IKE", 0, f"establishing CHILD_SA {self.config.name}")
         sa.counters.child_exchanges_out += 1
@@ -79,6 +86,14 @@ def handle_response(sa: IkeSa, task: NewChild, message: Message, now: float) -> 
             if error.type == NotifyType.TEMPORARY_FAILURE and task.tries < MAX_TRIES:
                 _again(sa, task, task.method, retry_at(sa, now))
                 return
+            if error.type == NotifyType.SINGLE_PAIR_REQUIRED and _pair_alone(sa, task, offer):
+                _again(sa, task, task.method, 0.0)
+                return
+            if error.type == NotifyType.NO_ADDITIONAL_SAS and sa.config is not None:
+                sa.log("IKE", 1, f"peer takes no further CHILD_SA on {sa.tag}, making another IKE_SA")
+                task.drop_offer(sa)
+                sa.host.start_apart(sa.config.name, name, task.tickets, now)
+                return
             raise ChildFailure(error.name, f"received {error.name} notify, no CHILD_SA built", received=True)
         child = negotiate.conclude_offer(sa, offer, message, offer.nonce, nonce.data if nonce else b"", now)
     except ChildFailure as failure:
@@ -96,6 +111,50 @@ def handle_response(sa: IkeSa, task: NewChild, message: Message, now: float) -> 
     task.offer = None
     lifecycle.announce_child(sa, child)
     sa.host.finish(task.tickets, True, f"CHILD_SA {child.tag} established")
+    ask_for_more(sa, offer, message, child, task.packet)
+
+
+def ask_for_more(
+    sa: IkeSa, offer: ChildOffer, message: Message, child: ChildSa, packet: Packet | None
+) -> None:
+    """The peer narrowed our selectors and would take others in SAs of their own (§2.9).
+
+    What a packet asked for is there already; the next packet that needs another SA asks for it.
+    """
+    if message.notify(NotifyType.ADDITIONAL_TS_POSSIBLE) is None:
+        return
+    child.more_possible = True
+    sa.log("IKE", 1, f"peer narrowed the traffic selectors of CHILD_SA {child.tag}, others are possible")
+    for selectors in remainder(offer, child.local_ts, child.remote_ts) if packet is None else ():
+        sa.enqueue(NewChild(offer.config, selectors=selectors))
+
+
+def after_auth(
+    sa: IkeSa, offer: ChildOffer, reason: str, tickets: list[int], packet: Packet | None, now: float
+) -> bool:
+    """The first child was refused in IKE_AUTH for a reason that another request can do away with: ask once more."""
+    task = NewChild(offer.config, packet)
+    if reason == "TEMPORARY_FAILURE":
+        task.not_before = retry_at(sa, now)
+    elif reason != "SINGLE_PAIR_REQUIRED" or not _pair_alone(sa, task, offer):
+        return False
+    task.tickets = list(tickets)
+    tickets.clear()
+    sa.enqueue(task)
+    return True
+
+
+def _pair_alone(sa: IkeSa, task: NewChild, offer: ChildOffer) -> bool:
+    """Ask for the two addresses of the packet only; False when there is no packet, or that was refused already."""
+    if task.packet is None:
+        sa.log("IKE", 1, "peer makes a CHILD_SA for each pair of addresses: install a trap policy for it")
+        return False
+    selectors = for_pair(offer, task.packet)
+    if selectors == (offer.local_ts, offer.remote_ts) or not all(selectors):
+        return False
+    sa.log("IKE", 1, "peer makes a CHILD_SA for each pair of addresses, asking for one")
+    task.selectors = selectors
+    return True
 
 
 def _again(sa: IkeSa, task: NewChild, method: KeId | None, not_before: float) -> None:

@@ -15,6 +15,7 @@ from ipsecstack.keyex.policies import PolicyKey
 
 if TYPE_CHECKING:
     from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
+    from ipsecstack.keyex.ikev2.task import Task
 
 
 class Host(Protocol):
@@ -151,8 +152,26 @@ class Host(Protocol):
         """Bring a child up again (actions start and restart)."""
         ...
 
+    def start_apart(self, connection: str, child: str, tickets: list[int], now: float) -> None:
+        """Bring a child up on an IKE SA of its own; takes the tickets over."""
+        ...
+
     def trap_child(self, connection: str, child: str, now: float) -> None:
         """Install a child's trap policy (action trap)."""
+        ...
+
+    def begin_at(
+        self,
+        sa: IkeSa,
+        gateway: IPAddress,
+        redirects: tuple[float, ...],
+        children: list[str],
+        tickets: list[int],
+        waiting: list[Task],
+        now: float,
+    ) -> bool:
+        """``sa`` is redirected (RFC 5685): begin at the other gateway, with these children, tickets and waiting tasks.
+        False when this host cannot send there."""
         ...
 
     def retry(self, sa: IkeSa, now: float) -> bool:

@@ -133,8 +133,12 @@ def install_child(
         packets=Limit(max(0, config.rekey_packets - int(config.rand_packets * rand)), config.life_packets),
     )
     assert sa.config is not None
+    local_ts, remote_ts = child.local_ts, child.remote_ts
+    if config.pfp:  # one entry has the SAs of all packets (RFC 4301 §4.4.1.1): each selects its own
+        local_ts = narrowing.resolve(config.local_ts, narrowing.local_hosts(sa))
+        remote_ts = narrowing.resolve(config.remote_ts, narrowing.remote_hosts(sa))
     child.policy, child.reqid = host.acquire_policy(
-        sa.config.name, config, child.local_ts, child.remote_ts, child.protocol
+        sa.config.name, config, local_ts, remote_ts, child.protocol
     )
     own = (keys.encr_i, keys.integ_i) if we_initiated else (keys.encr_r, keys.integ_r)
     peer = (keys.encr_r, keys.integ_r) if we_initiated else (keys.encr_i, keys.integ_i)
@@ -286,8 +290,7 @@ def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     """The outbound SA goes; the inbound one stays a little for packets that are under way."""
     if child.state is ChildState.DELETED:
         return
-    if child.replaced_by is not None:
-        release_outbound(sa, child.replaced_by)
+    _hand_over(sa, child)
     _drop_pending(sa, child)
     if child.outbound is not None:
         _remove(sa, child.outbound)
@@ -297,13 +300,21 @@ def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     sa.host.touch(sa, child)
 
 
+def _hand_over(sa: IkeSa, child: ChildSa) -> None:
+    """What replaced ``child`` sends from now on. When a redundant SA of a collision goes, the old one still sends: the
+    peer may not have the winner before it has our response to its request, which its deletion of the old one proves."""
+    winner = child.replaced_by
+    if winner is not None and (winner.replaces is child or winner.replaces not in sa.children):
+        release_outbound(sa, winner)
+
+
 def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: bool = True) -> None:
     """Take a Child SA down: data plane, policy, tables, events, and the action configured for the reason."""
     if child not in sa.children:
         return
     host = sa.host
     if child.replaced_by is not None:
-        release_outbound(sa, child.replaced_by)
+        _hand_over(sa, child)
         reason = "rekeyed"
     lingering = child.state is ChildState.DELETED
     _drop_pending(sa, child)
@@ -314,6 +325,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: boo
     was_alive = child.alive
     child.state = ChildState.DELETED
     sa.children.remove(child)
+    child.replaces = None  # no chain of all that ever was
     host.release_cpi(child.spi_in)
     if child.policy is not None:
         host.release_policy(child.policy)

@@ -91,6 +91,28 @@ def narrow(own: Sequence[TrafficSelector], offered: Sequence[TrafficSelector]) -
     return tuple(distinct[:MAX_ON_WIRE])
 
 
+def of_packet(pfp: frozenset[str], side: str, first: TrafficSelector) -> TrafficSelector | None:
+    """The first selector of a request where ``pfp`` takes values from a packet, everything elsewhere.
+
+    None when it does not describe one packet in what is taken from it.
+    """
+    low, high = first.start, first.end
+    if side not in pfp:
+        low, high = type(low)(0), type(low)(2**low.max_prefixlen - 1)
+    elif low != high:
+        return None
+    protocol, ports = 0, (0, 65535)
+    if "protocol" in pfp:
+        if not first.protocol:
+            return None
+        protocol = first.protocol
+    if f"{side}_port" in pfp:
+        if first.start_port != first.end_port and not first.opaque:
+            return None
+        ports = (first.start_port, first.end_port)
+    return TrafficSelector(low, high, protocol, *ports)
+
+
 def within(selectors: Sequence[TrafficSelector], offered: Sequence[TrafficSelector]) -> bool:
     """True when a response's selectors are no wider than what we offered, and there is one."""
     return bool(selectors) and all(any(o.covers(ts) for o in offered) for ts in selectors)

@@ -17,7 +17,8 @@ from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.wire.ikev2 import Ke, Message, Nonce, Notify, NotifyType, Payload, Sa, SaProposal, TsI, TsR
 from ipsecstack.wire.transforms import KeId
 
-Selectors = tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]
+Selected = tuple[TrafficSelector, ...]
+Selectors = tuple[Selected, Selected]
 
 
 @dataclass(slots=True)
@@ -118,6 +119,31 @@ def make_offer(
         cpi,
         tuple(agreement.plain_notifies(sa, mode, local_ts)),
     )
+
+
+def for_pair(
+    made: ChildOffer, packet: tuple[TrafficSelector, TrafficSelector]
+) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
+    """What was asked for, for the two addresses of this packet alone (SINGLE_PAIR_REQUIRED, §2.9)."""
+    return _of_host(made.local_ts, packet[0]), _of_host(made.remote_ts, packet[1])
+
+
+def _of_host(selectors: tuple[TrafficSelector, ...], packet: TrafficSelector) -> tuple[TrafficSelector, ...]:
+    wanted = narrowing.of_host(packet.start)
+    found = (ts.intersect(wanted) for ts in selectors if ts.covers(packet))
+    return tuple(dict.fromkeys(ts for ts in found if ts is not None))
+
+
+def remainder(made: ChildOffer, local_ts: Selected, remote_ts: Selected) -> list[Selectors]:
+    """What was asked for and the answer has nothing of, to be asked for in other SAs (ADDITIONAL_TS_POSSIBLE, §2.9)."""
+    local = tuple(ts for ts in made.local_ts if not any(ts.intersect(got) for got in local_ts))
+    remote = tuple(ts for ts in made.remote_ts if not any(ts.intersect(got) for got in remote_ts))
+    found: list[Selectors] = []
+    if local:
+        found.append((local, made.remote_ts))
+    if remote:
+        found.append((tuple(ts for ts in made.local_ts if ts not in local), remote))
+    return found
 
 
 def _mode(

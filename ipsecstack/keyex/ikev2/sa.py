@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ipsecstack.keyex.ikev2.rounds import Rounds
 
 
-
 class ChildSa:
     """A pair of IPsec SAs. Keys are not kept, but for an outbound SA that waits for its moment (``pending_out``)."""
 
@@ -74,6 +73,8 @@ class ChildSa:
         self.non_first_fragments = True
         self.originals: tuple[IPAddress, IPAddress] | None = None
         """Source and destination of the peer's packets as it makes them, when a NAT changes them (§2.23.1)."""
+        self.more_possible = False
+        """The peer narrowed it, and takes other selectors in other Child SAs (§2.9)."""
         self.idle_at: float | None = None
         """When to look whether it passes traffic (``inactivity``)."""
         self.inbound: SaId | None = None
@@ -174,6 +175,10 @@ class Initial:
     wanted_anchors: tuple[bytes, ...] = ()
     certificates_wanted: bool = False
     children: list[str] = field(default_factory=list)
+    packet: tuple[TrafficSelector, TrafficSelector] | None = None
+    """Selectors of the packet that asked for the first child."""
+    selectors: tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]] | None = None
+    """What the first child is for, where that is not what its configuration says (populate-from-packet)."""
     rounds: Rounds | None = None
     """As responder, while IKE_AUTH takes more than one exchange."""
 
