@@ -13,7 +13,7 @@ from ipsecstack.config.keys import AUTH_UNSUPPORTED, CHILD_UNSUPPORTED, CONNECTI
 from ipsecstack.config.proposals import parse_proposals, weak_algorithms
 from ipsecstack.config.reader import SectionReader, Warn
 from ipsecstack.config.tree import ConfigError, Section, suggestion
-from ipsecstack.config.values import parse_bool, parse_int, parse_size, parse_time
+from ipsecstack.config.values import parse_bool, parse_gateway, parse_int, parse_size, parse_time
 from ipsecstack.crypto import x509
 from ipsecstack.crypto.schemes import parse_rules
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
@@ -122,6 +122,7 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
         ),
         fragmentation=reader.choice("fragmentation", _FRAGMENTATION, "yes"),
         mobike=reader.get("mobike", parse_bool, True),
+        redirect=reader.get("redirect", parse_gateway, ""),
     )
     reader.get("dpd_timeout", parse_time, 0)  # for IKEv1: with IKEv2 retransmission tells when a peer is dead
     reader.finish(CONNECTION_UNSUPPORTED, also=("local", "remote", "children"))

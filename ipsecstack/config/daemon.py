@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ipsecstack.config.reader import SectionReader, Warn
 from ipsecstack.config.tree import Section
-from ipsecstack.config.values import parse_bool, parse_float, parse_int
+from ipsecstack.config.values import parse_bool, parse_float, parse_gateway, parse_int
 
 Option = int | float | bool | str
 
@@ -72,6 +72,8 @@ SETTINGS: dict[str, Callable[[str], Option]] = {
     "retry_jitter": _number(0, 3600),
     "delete_rekeyed_delay": _number(0, 3600),
     "rekeyed_timeout": _number(1, 3600),
+    "follow_redirects": parse_bool,
+    "redirect_new": parse_gateway,
     "request_window": _whole(1, 64),
     "export_keys": parse_bool,
     "remember_changes": _whole(16, 10**7),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from ipaddress import ip_address
 
 _INTEGER = re.compile(r"0[xX][0-9a-fA-F]{1,32}|[0-9]{1,40}")
 _DECIMAL = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
@@ -12,9 +13,21 @@ _TIME = re.compile(r"([0-9]{1,20})\s*([smhdSMHD]?)")
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,32}|[0-9]{1,40})\s*([kmgKMG]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _FACTOR = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_NAME = re.compile(r"(?!\d+(\.\d+)*\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _TRUE = frozenset({"yes", "true", "enabled", "1"})
 _FALSE = frozenset({"no", "false", "disabled", "0"})
 MAX_SECONDS = 100 * 365 * 86400
+
+
+def parse_gateway(text: str) -> str:
+    """An IP address, or a fully qualified host name of at most 255 octets."""
+    word = text.strip()
+    try:
+        return str(ip_address(word))
+    except ValueError:
+        if not _NAME.fullmatch(word) or len(word) > 255:
+            raise ValueError(f"'{text}' is no gateway; write an IP address or a host name") from None
+        return word
 
 
 def parse_bool(text: str) -> bool:

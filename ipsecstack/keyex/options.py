@@ -52,6 +52,11 @@ class Options:
     hint_interval: float = 5.0
     """Least time between two liveness checks that unauthenticated hints cause on one IKE SA (RFC 7296 §2.4)."""
 
+    follow_redirects: bool = True
+    """As a client, go where a gateway redirects us to (RFC 5685)."""
+    redirect_new: str = ""
+    """Address of a gateway that all new clients are redirected to when they begin; empty: none."""
+
     retry_interval: float = 10.0
     """Wait before a rekeying that failed for the moment (TEMPORARY_FAILURE) is tried again."""
     retry_jitter: float = 5.0

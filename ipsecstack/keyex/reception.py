@@ -13,7 +13,7 @@ from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.keyex.admission import Cookies, Decision, HalfOpen, RateLimit, Refusals
 from ipsecstack.keyex.base import LogRecorded, SendDatagram
 from ipsecstack.keyex.bookkeeping import STATISTIC_KEYS
-from ipsecstack.keyex.ikev2 import machine
+from ipsecstack.keyex.ikev2 import machine, redirect
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.registry import Registry
@@ -230,6 +230,9 @@ class Reception:
             self._reject(local, remote, f"no IKE config found for {local.host}...{remote.host}")
             self._answer(header, Notify(NotifyType.NO_PROPOSAL_CHOSEN), local, remote, now)
             return
+        if self._host.options.redirect_new and redirect.asked_for(message):
+            self._redirect(header, nonce, local, remote, now)
+            return
         sa = IkeSa(
             self._host,
             initiator=False,
@@ -249,6 +252,17 @@ class Reception:
         else:
             sa.wipe()
             self._host.discard(sa)
+
+    def _redirect(self, header: Header, nonce: Nonce, local: Address, remote: Address, now: float) -> None:
+        """To another gateway, before anything is computed or kept (RFC 5685 §3)."""
+        gateway = redirect.gateway_of(self._host.options.redirect_new)
+        self._answer(
+            header,
+            Notify(NotifyType.REDIRECT, redirect.to_data(gateway, nonce.data)),
+            local,
+            remote,
+            now,
+        )
 
     def _demand_cookie(
         self, header: Header, nonce: Nonce, local: Address, remote: Address, now: float

@@ -8,7 +8,7 @@ from ipsecstack.crypto import auth, ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex.base import ConnectionConfig, Proposal
-from ipsecstack.keyex.ikev2 import authenticate, childless, extensions, keymat, lifecycle, nat
+from ipsecstack.keyex.ikev2 import authenticate, childless, extensions, keymat, lifecycle, nat, redirect
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.negotiate import NONCE_OCTETS
@@ -81,6 +81,8 @@ def handle_response(sa: IkeSa, task: IkeInit, message: Message, now: float) -> N
     cookie = message.notify(NotifyType.COOKIE)
     if cookie is not None and message.get(Sa) is None:
         _again_with_cookie(sa, task, cookie.data, now)
+        return
+    if redirect.followed_first(sa, task, message, now):
         return
     wanted = message.notify(NotifyType.INVALID_KE_PAYLOAD)
     if wanted is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram
-from ipsecstack.keyex.ikev2 import addresses, extensions, fragmentation, ike_auth, lifecycle, mobike
+from ipsecstack.keyex.ikev2 import addresses, extensions, fragmentation, ike_auth, lifecycle, mobike, redirect
 from ipsecstack.keyex.ikev2.childless import Childless
 from ipsecstack.keyex.ikev2.fragmentation import Fragmentation, Opened
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
@@ -46,7 +46,7 @@ _COUNTER: dict[int, str] = {
 }
 
 # What takes part in the exchanges beside RFC 7296 itself, in this order: one instance of each Extension.
-extensions.EXTENSIONS[:] = (Fragmentation(), Childless(), mobike.Mobike())
+extensions.EXTENSIONS[:] = (Fragmentation(), Childless(), mobike.Mobike(), redirect.Redirect())
 
 
 # --- incoming -----------------------------------------------------------------------------------------------
@@ -269,10 +269,12 @@ def _receive_init_response(sa: IkeSa, task: Task, data: bytes, local: Address, n
         return
     if sa.local.host.is_unspecified:
         sa.local = Address(local.host, sa.local.port)
-    retry = message.notify(NotifyType.COOKIE) or message.notify(NotifyType.INVALID_KE_PAYLOAD)
-    if (row.missing(message) and message.error() is None and retry is None) or duplicated(
-        message
-    ) is not None:
+    short = (
+        message.error() is not None
+        or message.notify(NotifyType.COOKIE) is not None
+        or redirect.genuine(sa, message)
+    )
+    if (row.missing(message) and not short) or duplicated(message) is not None:
         _drop(sa, "the IKE_SA_INIT response is incomplete")
         return
     if not row.missing(message) and message.header.responder_spi == bytes(8):
@@ -290,7 +292,9 @@ def _conclude_task(sa: IkeSa, task: Task, message: Message, now: float) -> None:
     message_id = message.header.message_id
     row = TABLE.get((sa.state, Role.INITIATOR, task.kind))
     missing = row.missing(message) if row is not None and message.error() is None else []
-    if task.kind is Kind.IKE_SA_INIT and message.notify(NotifyType.COOKIE) is not None:
+    if task.kind is Kind.IKE_SA_INIT and (
+        message.notify(NotifyType.COOKIE) is not None or redirect.genuine(sa, message)
+    ):
         missing = []
     if row is None or missing or duplicated(message) is not None:
         sa.log("IKE", 1, f"{describe(message)} does not fit: {', '.join(missing) or 'no row for it'}")

@@ -147,4 +147,4 @@ def _end_waiting(sa: IkeSa, now: float) -> None:
             lifecycle.failed(sa, None, "TIMEOUT", "half open IKE_SA timed out")
         lifecycle.destroy(sa, "timeout", now)
     elif sa.state in (State.REKEYED, State.ESTABLISHED):
-        sa.enqueue(DeleteIke("rekeyed"))
+        sa.enqueue(DeleteIke("rekeyed" if sa.state is State.REKEYED or sa.silent else "replaced"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ipsecstack.config.identity import parse_identity
 from ipsecstack.keyex.base import CommandError, CommandFinished
 from ipsecstack.vici.codec import Outgoing
 from ipsecstack.vici.registry import Result, Waiting, command, failure, success
@@ -127,7 +128,26 @@ def uninstall(server: ViciServer, request: Request, now: float) -> Outgoing:
 
 @command("redirect")
 def redirect(server: ViciServer, request: Request, now: float) -> Outgoing:
-    raise RequestError("redirection (RFC 5685) is not supported yet")
+    """Sends clients to another gateway (RFC 5685); returns when they are told, as strongSwan does."""
+    gateway = request.text("gateway")
+    if not gateway:
+        raise RequestError("missing target gateway")
+    ike, ike_id = request.text("ike"), _id(request, "ike-id")
+    peer_ip, peer_text = request.text("peer-ip"), request.text("peer-id")
+    if not (ike or ike_id or peer_ip or peer_text):
+        raise RequestError("missing redirect selector")
+    try:
+        peer_id = parse_identity(peer_text) if peer_text else None
+    except ValueError as error:
+        raise RequestError(f"'peer-id': {error}") from None
+    server.note(f"vici redirect {_selector(ike, None, ike_id, None) or peer_ip or peer_text} to {gateway}")
+    try:
+        matches = server.endpoint.redirect(
+            gateway, ike=ike, ike_id=ike_id, peer_ip=peer_ip, peer_id=peer_id, now=now
+        )
+    except CommandError as error:
+        return {**failure(str(error)), "matches": "0"}
+    return {**success(), "matches": str(matches)}
 
 
 def _id(request: Request, key: str) -> int | None:
