@@ -25,7 +25,7 @@ from ipsecstack.crypto.errors import AuthError, CertificateError
 from ipsecstack.crypto.x509 import Certificate, public_key, subject_text
 from ipsecstack.wire.transforms import AuthMethod
 
-# How far a responder's or list's clock may be ahead of ours, and how long an answer without nextUpdate is used, in s.
+# How far a responder's or list's clock may be ahead of ours, and how long an answer without nextUpdate holds, in s.
 CLOCK_SKEW = 300
 DEFAULT_LIFE = 3600
 MAX_URIS = 4
@@ -151,7 +151,7 @@ def crl_answer(crl: Crl, certificate: Certificate, now: float) -> Answer | None:
     except _PARSE_ERRORS:
         return None  # its CA has signed nonsense: it says nothing
     if entry is None:
-        return Answer(None, crl.until)
+        return Answer(None, crl.until) if scope is None or _is_of_part(scope, certificate) else None
     try:
         reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value
     except (x509.ExtensionNotFound, *_PARSE_ERRORS):
@@ -189,10 +189,11 @@ def read_ocsp(data: bytes, certificate: Certificate, issuer: Certificate, now: f
         raise
     except (*_PARSE_ERRORS, IndexError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"malformed OCSP response: {_first_line(error)}") from None
-    until = following.timestamp() if following is not None else max(this_update, now) + DEFAULT_LIFE
+    # Without nextUpdate newer information is always to be had (RFC 6960 section 4.2.2.1): an old response is a replay.
+    until = following.timestamp() if following is not None else this_update + DEFAULT_LIFE
     if this_update > now + CLOCK_SKEW:
         raise CertificateError("the OCSP response is from the future")
-    if until < now - CLOCK_SKEW:
+    if until < now:
         raise CertificateError("the OCSP response is too old")
     if status is ocsp.OCSPCertStatus.UNKNOWN:
         return None
@@ -222,6 +223,23 @@ def crl_uris(certificate: Certificate) -> tuple[str, ...]:
     except (x509.ExtensionNotFound, *_PARSE_ERRORS):
         return ()
     return _http(name for p in points if not p.crl_issuer and not p.reasons for name in p.full_name or ())
+
+
+def _is_of_part(scope: x509.IssuingDistributionPoint, certificate: Certificate) -> bool:
+    """Whether a list that is for one distribution point is for this certificate's (RFC 5280 section 6.3.3 b 2 i): a CA
+    may cut its list into parts, and those of others do not hold this certificate, revoked or not."""
+    if scope.full_name is None and scope.relative_name is None:
+        return True
+    try:
+        points = list(certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value)
+    except (x509.ExtensionNotFound, *_PARSE_ERRORS):
+        points = []
+    if scope.full_name is None:
+        return any(point.relative_name == scope.relative_name for point in points)
+    names: list[x509.GeneralName] = [name for point in points for name in point.full_name or ()]
+    if not points:
+        names.append(x509.DirectoryName(certificate.issuer))
+    return any(name in scope.full_name for name in names)
 
 
 def _http(names: Iterable[x509.GeneralName]) -> tuple[str, ...]:

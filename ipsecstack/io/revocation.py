@@ -36,6 +36,8 @@ async def fetch(uri: str, body: bytes | None, timeout: float = TIMEOUT) -> bytes
         raise FetchError(f"no answer within {timeout:g} s") from None
     except OSError as error:
         raise FetchError(error.strerror or str(error)) from None
+    except ValueError as error:  # a host name that is none, as the resolver says it
+        raise FetchError(f"cannot be asked: {error}") from None
 
 
 async def _exchange(uri: str, body: bytes | None) -> bytes:
@@ -104,7 +106,8 @@ def _length(head: bytes, limit: int) -> int | None:
         if name.strip().lower() == "transfer-encoding" and value.strip().lower() != "identity":
             raise FetchError("the answer comes in chunks, which HTTP/1.0 does not have")
         if name.strip().lower() == "content-length":
-            if not value.strip().isdigit():
+            value = value.strip()
+            if not (value.isascii() and value.isdigit() and len(value) < 20):
                 raise FetchError("the answer's length is no number")
             length = int(value)
             if length > limit:
@@ -141,4 +144,6 @@ class RevocationFetcher:
                 data = await fetch(wanted.uri, wanted.body, self._timeout)
             except FetchError as error:
                 log.warning("revocation status from %s: %s", wanted.uri, error)
+            except Exception:  # whoever asked waits for an answer, and would for ever
+                log.exception("revocation status from %s", wanted.uri)
         self._deliver(wanted, data)

@@ -149,6 +149,9 @@ class Revocations:
                 self._take_list(fetch.uri, data, about.issuer, now)
             else:
                 self._take_answer(data, about, now)
+            if self.answer(about.certificate, about.issuer, now) is None:
+                # A list of other certificates, or of another time: asking again at once would give the same.
+                raise CertificateError("it says nothing of the certificate")
         except CertificateError as error:
             self._failed = {key: until for key, until in self._failed.items() if until > now}
             self._failed[fetch] = now + RETRY_AFTER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cryptography import x509 as cx509
 from cryptography.hazmat.primitives import hashes
@@ -214,7 +216,40 @@ def test_an_answer_without_an_end_is_used_for_a_while(ca: RevokingCa) -> None:
     certificate = ca.issue("a")[0]
     said = revocation.read_ocsp(ca.ocsp(certificate, ends=None), certificate, ca.certificate, NOW)
     assert said is not None
-    assert said.until == NOW + revocation.DEFAULT_LIFE
+    assert said.until == NOW - 60 + revocation.DEFAULT_LIFE
+
+
+def test_an_old_answer_without_an_end_is_a_replay(ca: RevokingCa) -> None:
+    """Signed before the certificate was revoked, and kept by somebody on the way (RFC 6960 section 4.2.2.1)."""
+    certificate = ca.issue("a")[0]
+    kept = ca.ocsp(certificate, begins=-2 * revocation.DEFAULT_LIFE, ends=None)
+    with pytest.raises(CertificateError, match="too old"):
+        revocation.read_ocsp(kept, certificate, ca.certificate, NOW)
+
+
+def test_a_part_of_a_list_speaks_of_its_part_alone(ca: RevokingCa) -> None:
+    """RFC 5280 section 6.3.3 b 2 i: that another part does not name a certificate says nothing."""
+    part = cx509.IssuingDistributionPoint(
+        [cx509.UniformResourceIdentifier("http://list/2")], None, False, False, None, False, False
+    )
+    here, there, nowhere = (
+        ca.issue("a", crl_uris=("http://list/2",))[0],
+        ca.issue("b", crl_uris=("http://list/1",))[0],
+        ca.issue("c")[0],
+    )
+    crl = revocation.load_crl(ca.crl(extra=part))
+    assert revocation.crl_answer(crl, here, NOW) == revocation.Answer(None, crl.until)
+    assert revocation.crl_answer(crl, there, NOW) is None
+    assert revocation.crl_answer(crl, nowhere, NOW) is None
+    ca.revoke(there)
+    said = revocation.crl_answer(revocation.load_crl(ca.crl(extra=part)), there, NOW)
+    assert said is not None
+    assert said.revoked == "unspecified", "a serial number is one certificate's, wherever it stands"
+    del ca.revoked[there.serial_number]
+    whole = cx509.IssuingDistributionPoint(
+        [cx509.DirectoryName(ca.name)], None, False, False, None, False, False
+    )
+    assert revocation.crl_answer(revocation.load_crl(ca.crl(extra=whole)), nowhere, NOW) is not None
 
 
 def test_where_to_ask(ca: RevokingCa) -> None:
@@ -318,6 +353,32 @@ def test_a_fetched_list_and_its_end(ca: RevokingCa) -> None:
     assert "superseded" in (judge(known, chain, "relaxed", NOW + 61) or "")
     assert len(known.missing(chain, NOW + 90000)[0]) == 1, "asked for anew when it is too old"
     del ca.revoked[certificate.serial_number]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"extra": cx509.IssuingDistributionPoint(None, None, False, True, None, False, False)},
+        {"begins": 4000},
+    ],
+    ids=["of CAs only", "of the future"],
+)
+def test_a_fetched_list_that_does_not_help_is_not_fetched_again_at_once(
+    ca: RevokingCa, made: dict[str, Any]
+) -> None:
+    certificate = ca.issue("a", crl_uris=("http://list/",))[0]
+    known, chain = Revocations(), (certificate, ca.certificate)
+    (wanted,), _ = known.missing(chain, NOW)
+    assert "says nothing" in (known.fetched(wanted, ca.crl(**made), NOW) or "")
+    assert known.missing(chain, NOW) == ([], False)
+
+
+def test_a_fetched_answer_at_its_end_is_not_fetched_again_at_once(ca: RevokingCa) -> None:
+    certificate = ca.issue("a", ocsp_uris=("http://o/",))[0]
+    known, chain = Revocations(), (certificate, ca.certificate)
+    (wanted,), _ = known.missing(chain, NOW)
+    assert known.fetched(wanted, ca.ocsp(certificate, begins=-200, ends=-100), NOW) is not None
+    assert known.missing(chain, NOW) == ([], False)
 
 
 def test_the_whole_chain_is_judged(ca: RevokingCa) -> None:

@@ -34,6 +34,8 @@ def test_get_and_post() -> None:
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40000, "no HTTP response"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", "cut short"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "no number"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n", "no number"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n", "no number"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n", "more than"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 70000, "more than"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "chunks"),
@@ -78,6 +80,22 @@ def test_nobody_listens() -> None:
 def test_addresses_that_are_not_fetched(uri: str) -> None:
     with pytest.raises(FetchError, match="no plain HTTP"):
         asyncio.run(fetch(uri, None))
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".lab", "a\x7f"])
+def test_names_that_are_no_hosts(host: str) -> None:
+    """The resolver refuses some of them with other errors than those of the network."""
+    delivered: list[bytes | None] = []
+
+    async def run() -> None:
+        fetcher = RevocationFetcher(lambda wanted, data: delivered.append(data), 2)
+        fetcher.start(FetchRevocation(f"http://{host}/"))
+        async with asyncio.timeout(5):
+            while not delivered:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert delivered == [None]
 
 
 def test_the_fetcher_always_delivers() -> None:
