@@ -18,7 +18,7 @@ COUNTER_KEYS = (
 
 STATISTIC_KEYS = (
     "invalid-messages", "integrity-failures", "decrypt-failures", "cookies-sent", "half-open-drops",
-    "unknown-ike-spi",
+    "unknown-ike-spi", "qcd-tokens", "qcd-crashes",
 )  # fmt: skip
 
 

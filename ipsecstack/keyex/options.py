@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,14 @@ class Options:
     """A rekeyed IKE SA that its peer does not delete is deleted by us then."""
     request_window: int = 1
     """Own requests outstanding at a time, if the peer's window allows as many (RFC 7296 §2.3)."""
+    response_window: int = 1
+    """Requests of a peer that are taken at a time, in any order; it is told if there may be more than one."""
 
     abilities: frozenset[str] = frozenset({"ah", "esn", "ipcomp", "tfc", "transport"})
     """What the data plane can do beside ESP tunnels: the names of its ``Features``."""
+
+    qcd_secret: bytes = field(default=b"", repr=False)
+    """What tokens of quick crash detection are made with, the same after a restart (RFC 6290); empty: none are made."""
 
     export_keys: bool = False
     """Emit KeysDerived, for decryption by tshark. For debugging only: it gives keys away."""

@@ -40,6 +40,13 @@ class Extension:
         """An INFORMATIONAL request that does not delete the IKE SA; what our response gets."""
         return []
 
+    def rekey_answer(self, new: IkeSa) -> list[Payload]:
+        """As responder of the exchange that made ``new`` in place of another IKE SA: what our response gets."""
+        return []
+
+    def rekey_answered(self, new: IkeSa, message: Message) -> None:
+        """As initiator of the exchange that made ``new``: the responder's answer."""
+
     def rekeyed(self, old: IkeSa, new: IkeSa) -> None:
         """``new`` replaces ``old``: what belongs to the peer, not to the SA, goes on. ``features`` went already."""
 
@@ -76,6 +83,15 @@ def auth_answered(sa: IkeSa, message: Message, now: float) -> None:
 
 def informed(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     return [payload for extension in EXTENSIONS for payload in extension.informed(sa, message, now)]
+
+
+def rekey_answer(new: IkeSa) -> list[Payload]:
+    return [payload for extension in EXTENSIONS for payload in extension.rekey_answer(new)]
+
+
+def rekey_answered(new: IkeSa, message: Message) -> None:
+    for extension in EXTENSIONS:
+        extension.rekey_answered(new, message)
 
 
 def rekeyed(old: IkeSa, new: IkeSa) -> None:

@@ -37,6 +37,7 @@ class RekeyIke(Task):
     kind = Kind.REKEY_IKE
     label = "IKE_REKEY"
     moves = False
+    alone = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +97,6 @@ def _inherit(old: IkeSa, *, initiator: bool, spi_i: bytes, spi_r: bytes, now: fl
     new.initial = None
     new.established = now
     new.parent = old
-    new.requests.size = old.requests.size
     return new
 
 
@@ -164,6 +164,7 @@ def handle_response(sa: IkeSa, task: RekeyIke, message: Message, now: float) -> 
     sa.host.count(sa.name, "ike-rekey-init")
     new.state = State.ESTABLISHED
     sa.host.adopt(new)
+    extensions.rekey_answered(new, message)
     if sa.successor is not None:
         # The peer uses what it made at the same time, so it knows that ours has lost.
         new.parent = None
@@ -292,4 +293,5 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         task.rival = new
     else:
         conclude(sa, new, now)
-    return [Sa((replace(suite.wire, spi=new.spi_r),)), Nonce(nr), Ke(suite.ke, public)]
+    answer: list[Payload] = [Sa((replace(suite.wire, spi=new.spi_r),)), Nonce(nr), Ke(suite.ke, public)]
+    return answer + extensions.rekey_answer(new)

@@ -245,6 +245,8 @@ class IkeSa:
         self.children: list[ChildSa] = []
         self.counters = IkeCounters()
         self.features = Features()
+        self.peer_token = b""
+        """With it the peer can prove that it lost this IKE SA (RFC 6290)."""
         self.early_deletes: set[bytes] = set()
         """SPIs that the peer deleted while its response that makes them known is still on its way."""
         self.last_inbound = now
