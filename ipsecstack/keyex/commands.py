@@ -11,6 +11,7 @@ from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import lookup
 from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandError, ConnectionConfig, LogRecorded
 from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing, timers
+from ipsecstack.keyex.ikev2 import reauth as reauthentication
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.features import Features
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
@@ -32,9 +33,6 @@ def check(config: ConnectionConfig) -> None:
         raise CommandError(
             f"connection '{config.name}': IKE version {config.version} is not supported, use 2"
         )
-    for side, rounds in (("local", config.local), ("remote", config.remote)):
-        if len(rounds) > 1:
-            raise CommandError(f"connection '{config.name}': more than one {side} authentication round")
     names = [child.name for child in config.children]
     if len(names) != len(set(names)):
         raise CommandError(f"connection '{config.name}': two children have the same name")
@@ -236,9 +234,11 @@ def begin(
     *,
     gateway: IPAddress | None = None,
     features: Features | None = None,
+    replaces: IkeSa | None = None,
 ) -> IkeSa:
     """A new IKE SA, from IKE_SA_INIT on. ``packet`` and ``selectors`` are those of the first child. ``gateway``: not at
-    the configured address, but there; ``features``: what is known of the peer beforehand."""
+    the configured address, but there; ``features``: what is known of the peer beforehand.
+    ``replaces``: this is the reauthentication of that one."""
     local, remote = _destination(endpoint, config, gateway)
     sa = IkeSa(
         endpoint,
@@ -254,6 +254,7 @@ def begin(
     sa.initial.children = children
     sa.initial.packet, sa.initial.selectors = packet, selectors
     sa.tries = tries
+    sa.replaces = replaces
     if features is not None:
         sa.features = features
     task = IkeInit()
@@ -262,6 +263,23 @@ def begin(
     sa.enqueue(task)
     machine.pump(sa, now)
     return sa
+
+
+def reauthenticate(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
+    """Begin an IKE SA with the children of ``sa``, which it is to replace."""
+    config = endpoint.connection(sa.name)
+    if endpoint.closing or config is None:
+        return False
+    if any(other.replaces is sa for other in endpoint.ike_sas_of(sa.name)):
+        return True
+    names = {child.name for child in sa.children if child.alive}
+    children = [child.name for child in config.children if child.name in names]
+    try:
+        begin(endpoint, config, children, [], now, tries=1, replaces=sa)
+    except CommandError as error:
+        sa.log("IKE", 1, f"unable to reauthenticate: {error}")
+        return False
+    return True
 
 
 def retry(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
@@ -286,7 +304,9 @@ def retry(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
         sa.tries + 1,
         before.packet,
         before.selectors,
+        replaces=sa.replaces,
     )
+    sa.replaces = None
     waiting = [task for task in sa.queue if task.moves]
     for task in waiting:
         sa.queue.remove(task)
@@ -436,13 +456,17 @@ def rekey(
     ike_id: int | None,
     child_id: int | None,
     now: float,
+    reauth: bool = False,
 ) -> int:
-    """Rekey what matches; what is being rekeyed already counts as matched."""
+    """Rekey what matches; what is being rekeyed already counts as matched. ``reauth`` authenticates IKE SAs again."""
     sas, pairs = _match(endpoint, ike, child, ike_id, child_id)
     # One that a rekey collision may yet undo (it has a parent) is not the IKE SA in use.
     sas = [sa for sa in sas if sa.state is State.ESTABLISHED and not sa.silent and sa.parent is None]
     for sa in sas:
-        timers.rekey_ike(sa)
+        if reauth:
+            reauthentication.start(sa, now)
+        else:
+            timers.rekey_ike(sa)
         machine.pump(sa, now)
     for sa, found in pairs:
         timers.rekey_child(sa, found)

@@ -157,6 +157,27 @@ class CredentialStore:
                 best, found = (int(peer), int(own)), secret.data
         return found
 
+    def find_user(self, user: Identity, kind: str = "eap") -> bytes | None:
+        """The secret of a user who wants to be authenticated: one that names this user, else one without owners."""
+        best, found = -1, None
+        if self._by_owner is None:
+            self._by_owner = _Owners(self._shared.values())
+        for secret in self._by_owner.candidates(None, user):
+            fit = max((identity.matches(owner, user) for owner in secret.owners), default=Match.ANY)
+            if secret.kind == kind and fit and int(fit) > best:
+                best, found = int(fit), secret.data
+        return found
+
+    def has_shared(self, kind: str) -> bool:
+        return any(secret.kind == kind for secret in self._shared.values())
+
+    def find_owned(self, kind: str, owner: bytes) -> bytes | None:
+        """The secret of a kind that this owner has, by the octets of its identity alone (a PPK_ID has no type)."""
+        for secret in self._shared.values():
+            if secret.kind == kind and any(own.data == owner for own in secret.owners):
+                return secret.data
+        return None
+
     # --- certificates and authorities ---
 
     def load_cert(self, data: bytes, ca: bool = False) -> x509.Certificate:

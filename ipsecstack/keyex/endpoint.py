@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from ipsecstack.ipsec.pad import ID_ANY, Pad, PadEntry
@@ -12,6 +13,7 @@ from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import commands, lookup, redirection
 from ipsecstack.keyex.admission import LogLimit
 from ipsecstack.keyex.base import (
+    AddVirtualIp,
     ChildConfig,
     CommandError,
     ConnectionConfig,
@@ -20,11 +22,13 @@ from ipsecstack.keyex.base import (
     IkeSaView,
     LogRecorded,
     Output,
+    PoolConfig,
     Random,
+    RemoveVirtualIp,
 )
 from ipsecstack.keyex.bookkeeping import Counters, Tickets
 from ipsecstack.keyex.credentials import CredentialStore
-from ipsecstack.keyex.ikev2 import addresses, lifecycle, machine, mobike, timers
+from ipsecstack.keyex.ikev2 import addresses, config_payload, lifecycle, machine, mobike, reauth, timers
 from ipsecstack.keyex.ikev2.authenticate import remote_round
 from ipsecstack.keyex.ikev2.informational import DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
@@ -32,6 +36,7 @@ from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import Cpis, Policies, PolicyKey
+from ipsecstack.keyex.pools import Pools
 from ipsecstack.keyex.reception import Reception
 from ipsecstack.keyex.registry import Registry
 from ipsecstack.keyex.revocation import MAX_PENDING, FetchRevocation
@@ -65,6 +70,8 @@ class Endpoint:
         self.closing = False
         self.tickets = Tickets(self.emit)
         self.policies = Policies(self.emit)
+        self.pools = Pools()
+        self._vips: Counter[IPAddress] = Counter()
         self._cpis = Cpis()
         self.source_address = source_address
         self.local_addresses: Sequence[IPAddress] = ()
@@ -175,7 +182,7 @@ class Endpoint:
 
     def touch(self, sa: IkeSa, child: ChildSa | None = None) -> None:
         self.registry.refresh(sa, child)
-        if sa.state is not State.HALF_OPEN:
+        if sa.state not in (State.HALF_OPEN, State.AUTHENTICATING):
             self._reception.half_open.discard(sa.uniqueid)
         self._touched.add(sa)
 
@@ -235,6 +242,7 @@ class Endpoint:
         self._reception.refusals.keep(sa.spi_i, sa.spi_r, sa.remote.host, responses, now)
 
     def forget(self, sa: IkeSa) -> None:
+        reauth.failed(sa, "the new IKE_SA did not come up", self._now)
         self.registry.remove(sa)
         self._reception.forget(sa)
         self._deadlines.pop(sa.uniqueid, None)
@@ -288,6 +296,23 @@ class Endpoint:
     def trap_child(self, connection: str, child: str, now: float) -> None:
         commands.trap_child(self, connection, child)
 
+    def add_virtual_ip(self, address: IPAddress) -> None:
+        self._vips[address] += 1
+        if self._vips[address] == 1:
+            self.emit(AddVirtualIp(address))
+
+    def release_addresses(self, sa: IkeSa) -> None:
+        config_payload.release(sa)
+
+    def remove_virtual_ip(self, address: IPAddress) -> None:
+        self._vips[address] -= 1
+        if not self._vips[address]:
+            del self._vips[address]
+            self.emit(RemoveVirtualIp(address))
+
+    def reauthenticate(self, sa: IkeSa, now: float) -> bool:
+        return commands.reauthenticate(self, sa, now)
+
     def retry(self, sa: IkeSa, now: float) -> bool:
         return commands.retry(self, sa, now)
 
@@ -327,6 +352,13 @@ class Endpoint:
     def connections(self) -> Sequence[ConnectionConfig]:
         return list(self._connections.values())
 
+    def load_pool(self, config: PoolConfig) -> None:
+        """Add or change an address pool. PoolError (a ValueError) when its leases forbid it."""
+        self.pools.load(config)
+
+    def unload_pool(self, name: str) -> None:
+        self.pools.unload(name)
+
     # --- commands ---
 
     def initiate(self, *, ike: str | None, child: str | None, now: float) -> int:
@@ -355,9 +387,10 @@ class Endpoint:
         child: str | None = None,
         ike_id: int | None = None,
         child_id: int | None = None,
+        reauth: bool = False,
         now: float,
     ) -> int:
-        matched = commands.rekey(self, ike, child, ike_id, child_id, now)
+        matched = commands.rekey(self, ike, child, ike_id, child_id, now, reauth)
         self._settle()
         return matched
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ipsecstack.crypto import dn
 from ipsecstack.ipsec.pad import (
@@ -25,6 +25,29 @@ ANY = Identity(ID_ANY, b"", "%any")
 def from_wire(type_: int, data: bytes) -> Identity:
     """The identity of an ID payload, with a text that is safe to log whatever the peer sent."""
     return Identity(type_, data, _text(type_, data))
+
+
+def of_user(name: bytes) -> Identity:
+    """The identity that a name of EAP stands for, which has no type: as a configuration would read it."""
+    text = _text(ID_FQDN, name)
+    if b"@" in name:
+        return Identity(ID_RFC822, name, text)
+    try:
+        return from_address(ip_address(name.decode("ascii")))
+    except ValueError:
+        pass
+    if b"=" in name:
+        try:
+            parsed = dn.parse_dn(name.decode("utf-8"))
+            return Identity(ID_DN, parsed.public_bytes(), dn.dn_text(parsed))
+        except ValueError:
+            pass
+    return Identity(ID_FQDN, name, text)
+
+
+def to_user(id_: Identity) -> bytes:
+    """What an identity is called in EAP."""
+    return id_.data if id_.type in (ID_FQDN, ID_RFC822, ID_KEY) else id_.text.encode()
 
 
 def from_address(address: IPAddress) -> Identity:

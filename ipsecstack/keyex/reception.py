@@ -13,7 +13,7 @@ from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.keyex.admission import Cookies, Decision, HalfOpen, RateLimit, Refusals
 from ipsecstack.keyex.base import LogRecorded, SendDatagram
 from ipsecstack.keyex.bookkeeping import STATISTIC_KEYS
-from ipsecstack.keyex.ikev2 import machine, redirect
+from ipsecstack.keyex.ikev2 import machine, qcd, redirect
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.registry import Registry
@@ -109,6 +109,8 @@ class Reception:
             else:
                 self._unknown_ike_spi(header, data, local, remote, now)
             return
+        if header.next_payload == PayloadType.NOTIFY and qcd.crashed(sa, data, now):
+            return
         if header.next_payload == PayloadType.NOTIFY and sa.state is State.ESTABLISHED:
             # Not encrypted: nobody vouches for it. It may be a hint that the peer lost its state (§2.4, §2.21.4).
             self._host.count(sa.name, "invalid")
@@ -118,7 +120,7 @@ class Reception:
         sa.muted = self._host.quiet("initial")
         sa.log("NET", 1, f"received packet: from {remote} to {local} ({len(data)} bytes)")
         machine.receive(sa, header, data, local, remote, now)
-        if sa.state is not State.HALF_OPEN:
+        if sa.state not in (State.HALF_OPEN, State.AUTHENTICATING):
             sa.muted = False  # forged packets must not silence what an authenticated IKE SA has to say
 
     @staticmethod
@@ -142,7 +144,18 @@ class Reception:
         if header.exchange == ExchangeType.INFORMATIONAL and header.next_payload == PayloadType.NOTIFY:
             self._invalid_spi_hint(data, remote, now)
             return
-        self._answer(header, Notify(NotifyType.INVALID_IKE_SPI), local, remote, now)
+        self._answer(header, Notify(NotifyType.INVALID_IKE_SPI), local, remote, now, *self._proofs(header))
+
+    def _proofs(self, header: Header) -> list[Notify]:
+        """That we lost this IKE SA (RFC 6290 §4.5). Not if one of its SPIs is in use, in whichever role: somebody may ask
+        for the token of an IKE SA that stands, with the flags turned round or before its response has arrived."""
+        secret, spis = self._host.options.qcd_secret, (header.initiator_spi, header.responder_spi)
+        encrypted = header.next_payload in (PayloadType.SK, PayloadType.SKF)
+        if not secret or not encrypted or _NO_SPI in spis:
+            return []
+        if any(self._registry.by_spi(spi) is not None for spi in spis):
+            return []
+        return [qcd.notification(secret, *spis)]
 
     def _invalid_spi_hint(self, data: bytes, remote: Address, now: float) -> None:
         """INVALID_SPI outside of an IKE SA (§1.5): is it an SPI that we send to, ask that peer for a sign of life."""
@@ -162,7 +175,9 @@ class Reception:
         if header.major > 2 and not header.is_response:
             self._answer(header, Notify(NotifyType.INVALID_MAJOR_VERSION), local, remote, now)
 
-    def _answer(self, header: Header, notify: Notify, local: Address, remote: Address, now: float) -> None:
+    def _answer(
+        self, header: Header, notify: Notify, local: Address, remote: Address, now: float, *more: Notify
+    ) -> None:
         """An answer outside of any IKE SA: not protected, rate-limited, never to a response (§1.5, §2.5)."""
         if not self._answers.allow(now):
             return
@@ -174,13 +189,14 @@ class Reception:
             from_initiator=not header.from_initiator,
             response=True,
         )
-        self._send(answer, notify, local, remote)
+        self.statistics["qcd-tokens"] += len(more)
+        self._send(answer, notify, local, remote, *more)
 
-    def _send(self, header: Header, notify: Notify, local: Address, remote: Address) -> None:
+    def _send(self, header: Header, notify: Notify, local: Address, remote: Address, *more: Notify) -> None:
         if not self._host.quiet("answer"):
-            text = describe(Message(header, (notify,)))
+            text = describe(Message(header, (notify, *more)))
             self._host.emit(LogRecorded("ENC", 1, None, None, f"generating {text}"))
-        data = build_message(header, [notify])
+        data = build_message(header, [notify, *more])
         self._host.emit(SendDatagram(data, local, remote, local.port != self._host.options.port))
 
     def _first_request(

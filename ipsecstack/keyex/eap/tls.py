@@ -109,12 +109,11 @@ class _Peer:
 
     def _go_on(self, session: TlsSession, message: bytes) -> bytes:
         answer = session.receive(message)
-        if session.established:
-            # With TLS 1.3 one octet 0 says that the server has no more to say (RFC 9190 §2.5); it may come now or
-            # with the next message. Success counts only then.
-            if session.version != TLS1_3 or session.read() == b"\0":
-                self.msk = exported(session)
-                self._context.log(f"EAP-TLS with {session.version} done")
+        # With TLS 1.3 one octet 0 says that the server has no more to say (RFC 9190 §2.5); it may come now or with the
+        # next message. Success counts only then.
+        if session.established and (session.version != TLS1_3 or session.read() == b"\0"):
+            self.msk = exported(session)
+            self._context.log(f"EAP-TLS with {session.version} done")
         return self._fragments.start(answer)
 
 
@@ -148,7 +147,10 @@ class _Server:
             self._context.log(f"EAP-TLS with {self._session.version} done")
             return None
         if self._session is None:
-            self._session = TlsSession(self._context.tls(), server=True)
+            try:
+                self._session = TlsSession(self._context.tls(), server=True)
+            except TlsError as error:
+                raise MethodFailed(f"EAP-TLS: {error}") from None
         return self._go_on(self._session, message)
 
     def _go_on(self, session: TlsSession, message: bytes) -> bytes:

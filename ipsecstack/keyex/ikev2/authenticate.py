@@ -42,10 +42,33 @@ def class_of(method: int) -> AuthClass | None:
     return AuthClass.PUBKEY if method in auth.SIGNATURE_METHODS else None
 
 
-def own_identity(sa: IkeSa, config: ConnectionConfig) -> Identity:
-    """The configured identity; else a certificate's subject, else the IKE address."""
-    own = local_round(config)
-    if own.id is not None and not own.id.is_any and (own.id.type != ID_DN or own.auth is AuthClass.PSK):
+def local_rounds(config: ConnectionConfig) -> tuple[AuthConfig, ...]:
+    """Our rounds of authentication, one at least (RFC 4739)."""
+    return config.local or (_DEFAULT,)
+
+
+def remote_rounds(config: ConnectionConfig) -> tuple[AuthConfig, ...]:
+    """The peer's rounds of authentication, one at least."""
+    return config.remote or (_DEFAULT,)
+
+
+def own_identity(
+    sa: IkeSa, config: ConnectionConfig, own: AuthConfig | None = None, asked: Identity | None = None
+) -> Identity:
+    """The configured identity of a round (the first one unless told); where several would do that which the peer
+    ``asked`` for (RFC 7296 §3.5); else a certificate's subject, else the IKE address."""
+    own = own or local_round(config)
+    if asked is not None and (own.id is None or own.id.is_any or is_pattern(own.id)):
+        found = sa.host.credentials.find_signer(asked, own.certs) if own.auth is AuthClass.PUBKEY else None
+        if own.auth is AuthClass.PSK or (
+            found is not None and x509.vouches_for(found[0].certificate, asked.type, asked.data)
+        ):
+            return asked
+    if (
+        own.id is not None
+        and not own.id.is_any
+        and (own.id.type != ID_DN or own.auth is not AuthClass.PUBKEY)
+    ):
         return own.id
     if own.auth is AuthClass.PUBKEY:
         anchors = sa.initial.wanted_anchors if sa.initial else ()
@@ -58,19 +81,61 @@ def own_identity(sa: IkeSa, config: ConnectionConfig) -> Identity:
     return own.id if own.id is not None and not own.id.is_any else identity.from_address(sa.local.host)
 
 
+def is_pattern(id_: Identity) -> bool:
+    """An identity that several names fit, and that is nobody's own."""
+    return "*" in id_.text
+
+
 def _same_dn(configured: Identity, subject: bytes) -> bool:
     return configured.type == ID_DN and dn.same_name_der(configured.data, subject)
 
 
-def build(sa: IkeSa, config: ConnectionConfig, own: IdI | IdR) -> tuple[list[Payload], Auth]:
-    """The CERT payloads to send, and our AUTH. AuthFailure when a secret, key or certificate is missing."""
+def auth_octets(sa: IkeSa, id_body: bytes, *, own: bool) -> bytes:
+    """What the AUTH payload of one end covers: ours, or the peer's (RFC 7296 §2.15)."""
     initial = sa.initial
     assert initial is not None
     assert sa.prf is not None
+    sk_p = _sk_p(sa, own=own)
+    if own:
+        return auth.signed_octets(sa.prf, initial.message, initial.peer_nonce, sk_p, id_body)
+    return auth.signed_octets(sa.prf, initial.peer_message, initial.nonce, sk_p, id_body)
+
+
+def _sk_p(sa: IkeSa, *, own: bool) -> bytes:
     assert sa.keys is not None
-    sk_p = sa.keys.sk_pi if sa.initiator else sa.keys.sk_pr
-    octets = auth.signed_octets(sa.prf, initial.message, initial.peer_nonce, sk_p, own.to_bytes())
-    round_ = local_round(config)
+    return sa.keys.sk_pi if own is sa.initiator else sa.keys.sk_pr
+
+
+def build_keyed(sa: IkeSa, key: bytes | None, own: IdI | IdR) -> Auth:
+    """Our AUTH after EAP: with its MSK, or with SK_p where the method makes no key (§2.16)."""
+    assert sa.prf is not None
+    secret = key if key is not None else _sk_p(sa, own=True)
+    return Auth(
+        AuthMethod.SHARED_KEY_MIC, auth.psk_auth(sa.prf, secret, auth_octets(sa, own.to_bytes(), own=True))
+    )
+
+
+def verify_keyed(sa: IkeSa, key: bytes | None, peer_id: IdI | IdR, payload: Auth) -> None:
+    """Check the peer's AUTH after EAP."""
+    assert sa.prf is not None
+    secret = key if key is not None else _sk_p(sa, own=False)
+    octets = auth_octets(sa, peer_id.to_bytes(), own=False)
+    if payload.method != AuthMethod.SHARED_KEY_MIC or not auth.psk_verify(
+        sa.prf, secret, octets, payload.data
+    ):
+        raise AuthFailure("AUTHENTICATION_FAILED", "verification of AUTH payload with EAP key failed")
+
+
+def build(
+    sa: IkeSa, config: ConnectionConfig, own: IdI | IdR, round_: AuthConfig | None = None
+) -> tuple[list[Payload], Auth]:
+    """The CERT payloads to send, and our AUTH of a round (the first one unless told). AuthFailure when a secret, key or
+    certificate is missing."""
+    initial = sa.initial
+    assert initial is not None
+    assert sa.prf is not None
+    round_ = round_ or local_round(config)
+    octets = auth_octets(sa, own.to_bytes(), own=True)
     id_text = sa.local_id.text if sa.local_id else "?"
     if round_.auth is AuthClass.PSK:
         secret = _secret(sa, config)
@@ -99,24 +164,27 @@ def build(sa: IkeSa, config: ConnectionConfig, own: IdI | IdR) -> tuple[list[Pay
     return certificates, Auth(made.method, made.data)
 
 
-def verify(sa: IkeSa, config: ConnectionConfig, peer_id: IdI | IdR, message: Message, payload: Auth) -> None:
-    """Check the peer's AUTH as the connection's remote section asks; AuthFailure says what failed.
+def verify(
+    sa: IkeSa,
+    config: ConnectionConfig,
+    peer_id: IdI | IdR,
+    message: Message,
+    payload: Auth,
+    round_: AuthConfig | None = None,
+) -> None:
+    """Check the peer's AUTH as a remote section (the first one unless told) asks; AuthFailure says what failed.
 
     Sets ``remote_auth`` and ``remote_cert_expiry``.
     """
-    initial = sa.initial
-    assert initial is not None
     assert sa.prf is not None
-    assert sa.keys is not None
     assert sa.remote_id is not None
-    round_ = remote_round(config)
+    round_ = round_ or remote_round(config)
     given = class_of(payload.method)
     if given is not round_.auth:
         raise AuthFailure(
             "AUTHENTICATION_FAILED", f"{round_.auth.value} authentication required, peer used another"
         )
-    sk_p = sa.keys.sk_pr if sa.initiator else sa.keys.sk_pi
-    octets = auth.signed_octets(sa.prf, initial.peer_message, initial.nonce, sk_p, peer_id.to_bytes())
+    octets = auth_octets(sa, peer_id.to_bytes(), own=False)
     id_text = sa.remote_id.text
     if given is AuthClass.PSK:
         if not auth.psk_verify(sa.prf, _secret(sa, config), octets, payload.data):
@@ -150,7 +218,6 @@ def _secret(sa: IkeSa, config: ConnectionConfig) -> bytes:
 
 def _trusted_certificate(sa: IkeSa, round_: AuthConfig, message: Message) -> x509.Certificate:
     """The peer's end entity certificate, valid now, trusted, and vouching for its identity."""
-    credentials = sa.host.credentials
     assert sa.remote_id is not None
     id_ = sa.remote_id
     received: list[x509.Certificate] = []
@@ -161,13 +228,23 @@ def _trusted_certificate(sa: IkeSa, round_: AuthConfig, message: Message) -> x50
             received.append(x509.load_certificate(payload.data))
         except CertificateError as error:
             raise AuthFailure("AUTHENTICATION_FAILED", f"received certificate: {error}") from None
+    hashed = any(payload.encoding in _HASH_AND_URL for payload in message.all(Cert))
+    return trusted(sa, round_, received, id_, hashed=hashed)
+
+
+def trusted(
+    sa: IkeSa, round_: AuthConfig, received: list[x509.Certificate], id_: Identity, *, hashed: bool = False
+) -> x509.Certificate:
+    """Of certificates that a peer sent, its own first, its own: valid now, trusted by a round, not revoked, and
+    vouching for its identity. AuthFailure says why not."""
+    credentials = sa.host.credentials
     candidates = received[:1]
     if not candidates:
         known = [x509.load_certificate(der) for der in round_.certs]
         known += [entry.certificate for entry in credentials.certificates() if not entry.ca]
         candidates = [c for c in known if x509.vouches_for(c, id_.type, id_.data)][:1]
     if not candidates:
-        if any(payload.encoding in _HASH_AND_URL for payload in message.all(Cert)):
+        if hashed:
             # Nothing is fetched on the word of a peer that has not authenticated itself; we never say that we would.
             raise AuthFailure(
                 "AUTHENTICATION_FAILED",
@@ -207,7 +284,7 @@ def certificate_request(sa: IkeSa, configs: Iterable[ConnectionConfig]) -> list[
 
     ``configs`` are all connections that may become the IKE SA's: a responder does not know yet which one it will be.
     """
-    rounds = [remote_round(config) for config in configs if config.send_certreq]
+    rounds = [round_ for config in configs if config.send_certreq for round_ in remote_rounds(config)]
     rounds = [round_ for round_ in rounds if round_.auth is AuthClass.PUBKEY]
     named = dict.fromkeys(der for round_ in rounds for der in round_.cacerts)
     anchors = [x509.load_certificate(der) for der in named]

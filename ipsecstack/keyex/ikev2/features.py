@@ -18,6 +18,12 @@ class Features:
     """Both ends take messages in fragments (RFC 7383)."""
     fragment_size: int = 0
     """Octets of an IP packet that the path takes, if that was found to be less than configured; 0: not known."""
+    intermediate: bool = False
+    """Both ends know IKE_INTERMEDIATE (RFC 9242)."""
+    ppk: bool = False
+    """Both ends can use a post-quantum pre-shared key (RFC 8784)."""
+    ppk_used: bool = False
+    """One is in the keys."""
     nat_traversal: bool = False
     """NAT detection was done: ESP in UDP is possible (RFC 7296 §2.23)."""
     told_addresses: frozenset[IPAddress] = frozenset()
@@ -33,3 +39,5 @@ class Features:
     redirected_from: IPAddress | None = None
     left: bool = False
     """We are on our way to another gateway."""
+    multiple_auth: bool = False
+    """Several rounds of authentication (RFC 4739)."""

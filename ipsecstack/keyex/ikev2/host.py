@@ -12,6 +12,7 @@ from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Identity, Outpu
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import PolicyKey
+from ipsecstack.keyex.pools import Pools
 
 if TYPE_CHECKING:
     from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
@@ -24,6 +25,7 @@ class Host(Protocol):
     random: Random
     options: Options
     credentials: CredentialStore
+    pools: Pools
 
     local_addresses: Sequence[IPAddress]
     """Addresses of this host, as they are known; none when nobody tells."""
@@ -172,6 +174,20 @@ class Host(Protocol):
     ) -> bool:
         """``sa`` is redirected (RFC 5685): begin at the other gateway, with these children, tickets and waiting tasks.
         False when this host cannot send there."""
+        ...
+
+    def add_virtual_ip(self, address: IPAddress) -> None:
+        """One more IKE SA gives this host an address; with the first one it gets it."""
+        ...
+
+    def remove_virtual_ip(self, address: IPAddress) -> None: ...
+
+    def release_addresses(self, sa: IkeSa) -> None:
+        """The IKE SA ends: virtual addresses of either end that are still its own are given back."""
+        ...
+
+    def reauthenticate(self, sa: IkeSa, now: float) -> bool:
+        """Begin an IKE SA that is to replace one of ours; False when it cannot be begun."""
         ...
 
     def retry(self, sa: IkeSa, now: float) -> bool:

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthClass, AuthConfig, Identity, UniquePolicy
+from ipsecstack.keyex.base import AuthClass, Identity
 from ipsecstack.keyex.eap.peer import Result
-from ipsecstack.keyex.ikev2 import authenticate, config_payload, extensions, lifecycle, negotiate, reauth
+from ipsecstack.keyex.ikev2 import (
+    authenticate,
+    config_payload,
+    extensions,
+    lifecycle,
+    negotiate,
+    reauth,
+    redirect,
+)
 from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.eap_exchange import make_peer
@@ -21,6 +29,22 @@ from ipsecstack.keyex.ikev2.states import Kind
 from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.keyex.ikev2.unique import enforce_unique, is_first
 from ipsecstack.wire.ikev2 import Auth, Eap, IdI, IdR, Message, Notify, NotifyType, Payload, Sa
+
+_NO_CHILD = frozenset(
+    {
+        NotifyType.NO_PROPOSAL_CHOSEN,
+        NotifyType.SINGLE_PAIR_REQUIRED,
+        NotifyType.NO_ADDITIONAL_SAS,
+        NotifyType.INTERNAL_ADDRESS_FAILURE,
+        NotifyType.FAILED_CP_REQUIRED,
+        NotifyType.TS_UNACCEPTABLE,
+        NotifyType.INVALID_SELECTORS,
+        NotifyType.TEMPORARY_FAILURE,
+        NotifyType.INVALID_SYNTAX,
+        NotifyType.AUTHORIZATION_FAILED,
+    }
+)
+"""Errors that leave the IKE SA up, without its Child SA (§1.2)."""
 
 
 class IkeAuth(Task):
@@ -58,7 +82,10 @@ class IkeAuth(Task):
         talk.started = True
         sa.remote_id = _name_of(talk.remote[0].id)
         begun = _begin_round(sa, talk)
-        payloads, proof = [p for p in begun if not isinstance(p, Auth)], [p for p in begun if isinstance(p, Auth)]
+        payloads, proof = (
+            [p for p in begun if not isinstance(p, Auth)],
+            [p for p in begun if isinstance(p, Auth)],
+        )
         if is_first(sa):
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
         payloads += authenticate.certificate_request(sa, [config])
@@ -72,7 +99,11 @@ class IkeAuth(Task):
             next((c for c in config.children if c.name == self.children[0]), None) if self.children else None
         )
         if child is not None:
-            self.offer = negotiate.make_offer(sa, child, with_ke=False)
+            assert sa.initial is not None
+            packet, selectors = sa.initial.packet, sa.initial.selectors
+            if selectors is None:
+                selectors = config_payload.selectors(sa, config, child)
+            self.offer = negotiate.make_offer(sa, child, with_ke=False, packet=packet, selectors=selectors)
             sa.log("IKE", 0, f"establishing CHILD_SA {child.name}")
             payloads += negotiate.offer_payloads(self.offer)
         if sa.features.multiple_auth:
@@ -83,7 +114,6 @@ class IkeAuth(Task):
         if self.offer is not None:
             lifecycle.release_spi(sa, self.offer.spi_in)
             self.offer = None
-        reauth.failed(sa, reason, now)
         sa.host.finish(self.tickets, False, f"establishing IKE_SA {sa.name} failed: {reason}")
 
 
@@ -171,9 +201,9 @@ def _answered(sa: IkeSa, talk: Conversation, message: Message) -> bool:
     """One response; True when both ends are authenticated. AuthFailure says what is wrong."""
     auth, eap = message.get(Auth), message.get(Eap)
     error = message.error()
-    if error is not None and (auth is None or error.type == NotifyType.AUTHENTICATION_FAILED):
-        raise AuthFailure(error.name, f"received {error.name} notify error")
     id_r = message.get(IdR)
+    if error is not None and (error.type not in _NO_CHILD or (id_r is None and talk.peer_id is None)):
+        raise AuthFailure(error.name, f"received {error.name} notify error")
     if id_r is not None:
         _peer_round(sa, talk, message, id_r, auth)
     elif talk.keyed and talk.sent_auth:
@@ -195,13 +225,16 @@ def _answered(sa: IkeSa, talk: Conversation, message: Message) -> bool:
         raise AuthFailure("INVALID_SYNTAX", "the responder does not go on with EAP")
     if message.notify(NotifyType.ANOTHER_AUTH_FOLLOWS) is not None:
         if talk.theirs >= len(talk.remote):
-            raise AuthFailure("AUTHENTICATION_FAILED", "the responder announces a round that is not configured")
+            raise AuthFailure(
+                "AUTHENTICATION_FAILED", "the responder announces a round that is not configured"
+            )
         return False
     if talk.own < len(talk.local):
         return False
     if talk.theirs < len(talk.remote):
         raise AuthFailure(
-            "AUTHENTICATION_FAILED", f"the responder proved itself {talk.theirs} times, not {len(talk.remote)}"
+            "AUTHENTICATION_FAILED",
+            f"the responder proved itself {talk.theirs} times, not {len(talk.remote)}",
         )
     return True
 
@@ -239,7 +272,9 @@ def _eap(sa: IkeSa, talk: Conversation, payload: Eap) -> None:
         return
     method = talk.eap.method
     if talk.eap_only and (method is None or not method.mutual or talk.eap.msk is None):
-        raise AuthFailure("AUTHENTICATION_FAILED", "the EAP method does not prove the responder, and nothing else did")
+        raise AuthFailure(
+            "AUTHENTICATION_FAILED", "the EAP method does not prove the responder, and nothing else did"
+        )
     talk.keyed, talk.key = True, talk.eap.msk
     name = method.name.upper() if method is not None else "?"
     keys = "MSK established" if talk.key is not None else "no MSK established"
@@ -250,10 +285,11 @@ def _eap(sa: IkeSa, talk: Conversation, payload: Eap) -> None:
 
 
 def give_up(sa: IkeSa, task: IkeAuth, now: float) -> None:
-    """We cannot even make our AUTH: end the attempt. The responder has a half-open IKE SA: it is told (§2.21.2)."""
+    """We cannot even make our AUTH: end the attempt. A responder that waits for IKE_AUTH takes nothing else, so that its
+    half-open IKE SA runs out by itself."""
     failure = task.failure
     assert failure is not None
-    refuse(sa, task, failure, now, tell_peer=True)
+    refuse(sa, task, failure, now, tell_peer=False)
 
 
 def refuse(
@@ -281,6 +317,8 @@ def _establish(sa: IkeSa, task: IkeAuth, message: Message, now: float) -> None:
     reauth.lifetime(sa, message, now)
     enforce_unique(sa, now, initial_contact=False)
     extensions.auth_answered(sa, message, now)
+    if redirect.followed_last(sa, task, task.children, message, now):
+        return
     _first_child(sa, task, message, ni, nr, now)
     for name in task.children[1:]:
         child = next((c for c in config.children if c.name == name), None)
@@ -301,6 +339,7 @@ def _first_child(sa: IkeSa, task: IkeAuth, message: Message, ni: bytes, nr: byte
     name = offer.config.name
     error = message.error()
     try:
+        config_payload.narrow(sa, offer)
         if error is not None and message.get(Sa) is None:
             raise ChildFailure(error.name, f"received {error.name} notify, no CHILD_SA built", received=True)
         child = negotiate.conclude_offer(sa, offer, message, ni, nr, now)

@@ -87,6 +87,7 @@ def destroy(sa: IkeSa, reason: str, now: float) -> None:
         task.abort(sa, reason, now)
     sa.active.clear()
     sa.queue.clear()
+    sa.host.release_addresses(sa)
     sa.state = State.DEAD
     sa.wipe()
     sa.host.forget(sa)

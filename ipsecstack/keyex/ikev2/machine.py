@@ -5,13 +5,26 @@ from __future__ import annotations
 from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram
-from ipsecstack.keyex.ikev2 import addresses, extensions, fragmentation, ike_auth, lifecycle, mobike, redirect
+from ipsecstack.keyex.ikev2 import (
+    addresses,
+    extensions,
+    fragmentation,
+    ike_auth,
+    ike_auth_answer,
+    lifecycle,
+    mobike,
+    redirect,
+)
 from ipsecstack.keyex.ikev2.childless import Childless
+from ipsecstack.keyex.ikev2.config_payload import Configuration
 from ipsecstack.keyex.ikev2.fragmentation import Fragmentation, Opened
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
+from ipsecstack.keyex.ikev2.multiple_auth import MultipleAuthentication
 from ipsecstack.keyex.ikev2.postpone import postponed
 from ipsecstack.keyex.ikev2.protect import DecryptionError, parse_inner
+from ipsecstack.keyex.ikev2.qcd import QuickCrashDetection
+from ipsecstack.keyex.ikev2.reauth import Reauthentication
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import Kind, Role, State, duplicated, kind_of
@@ -46,7 +59,16 @@ _COUNTER: dict[int, str] = {
 }
 
 # What takes part in the exchanges beside RFC 7296 itself, in this order: one instance of each Extension.
-extensions.EXTENSIONS[:] = (Fragmentation(), Childless(), mobike.Mobike(), redirect.Redirect())
+extensions.EXTENSIONS[:] = (
+    Fragmentation(),
+    Childless(),
+    mobike.Mobike(),
+    redirect.Redirect(),
+    QuickCrashDetection(),
+    MultipleAuthentication(),
+    Configuration(),
+    Reauthentication(),
+)
 
 
 # --- incoming -----------------------------------------------------------------------------------------------
@@ -113,17 +135,19 @@ def _receive_request(
         _drop(sa, "the peer has not authenticated itself yet")
         return
     _authenticated(sa, data, local, remote, now)
-    payloads: list[Payload] | None
+    payloads: list[Payload] | None = None
     try:
         message = Message(header, parse_inner(opened.first_payload, opened.chain))
     except UnsupportedCriticalPayload as error:
         sa.log("ENC", 1, f"request {header.message_id} rejected: {error}")
         sa.host.count(sa.name, "invalid")
         payloads = [Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes((error.payload_type,)))]
+        broken = True
     except WireError as error:
         sa.log("ENC", 1, f"request {header.message_id} is malformed: {error}")
         sa.host.count(sa.name, "invalid")
         payloads = [Notify(NotifyType.INVALID_SYNTAX)]
+        broken = True
     else:
         if postponed(sa, message, data, now):
             fragmentation.put_back(sa, opened)
@@ -131,21 +155,24 @@ def _receive_request(
         _count_in(sa, message, 0)
         _note_window(sa, message)
         payloads = _answer(sa, message, now)
+        broken = payloads is None
         if payloads is None:
             payloads = [Notify(NotifyType.INVALID_SYNTAX)]
+        elif Message(header, tuple(payloads)).error() is None:
+            payloads = [*payloads, *_tell_window(sa)]
     if sa.state is State.DEAD or sa.protection is None:
         return
     answer = make_header(
         sa.spi_i, sa.spi_r, header.exchange, header.message_id, from_initiator=sa.initiator, response=True
     )
     response = fragmentation.seal(sa, answer, payloads, opened.largest)
-    sa.responses.answered(opened.datagram, response)
+    sa.responses.answered(opened.datagram, response, header.message_id)
     _log_out(sa, Message(answer, tuple(payloads)))
     send(sa, response, local, remote)
-    if sa.state is State.HALF_OPEN and not sa.after_reply:
+    if broken and sa.state in (State.HALF_OPEN, State.AUTHENTICATING):
         # A malformed IKE_AUTH request ends the attempt (§2.21.2); the initiator begins anew.
         lifecycle.failed(sa, None, "INVALID_SYNTAX", "the peer's IKE_AUTH request is malformed")
-        ike_auth.refused(sa, now)
+        ike_auth_answer.refused(sa, now)
         return
     actions, sa.after_reply = sa.after_reply, []
     for action in actions:
@@ -204,6 +231,15 @@ def _answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
         payloads = [Notify(refusal.notify, refusal.data, refusal.protocol, refusal.spi)]
     _observe(sa, row, before)
     return payloads
+
+
+def _tell_window(sa: IkeSa) -> list[Payload]:
+    """How many requests we take at a time, said once in each IKE SA: its window begins at 1 (§1.3.2, §2.3)."""
+    size = sa.host.options.response_window
+    if size <= 1 or sa.responses.size == size or sa.state is not State.ESTABLISHED:
+        return []
+    sa.responses.size = size
+    return [Notify(NotifyType.SET_WINDOW_SIZE, size.to_bytes(4, "big"))]
 
 
 def _note_window(sa: IkeSa, message: Message) -> None:
@@ -376,7 +412,7 @@ def _authenticated(sa: IkeSa, data: bytes, local: Address, remote: Address, now:
     sa.arrival = (local, remote)
     if (local, remote) == (sa.local, sa.remote):
         return
-    if sa.state in (State.HALF_OPEN, State.AUTH_SENT):
+    if sa.state in (State.HALF_OPEN, State.AUTHENTICATING, State.AUTH_SENT):
         sa.local, sa.remote = local, remote  # the float to port 4500
         sa.host.touch(sa)
         return
@@ -398,7 +434,7 @@ def pump(sa: IkeSa, now: float) -> None:
     while (
         sa.state is not State.DEAD and sa.queue and sa.requests.has_room and len(sa.active) < sa.requests.size
     ):
-        task = next((t for t in sa.queue if t.not_before <= now), None)
+        task = _next_task(sa, now)
         if task is None:
             return
         sa.queue.remove(task)
@@ -418,6 +454,19 @@ def pump(sa: IkeSa, now: float) -> None:
         _send_request(sa, task, payloads, now)
 
 
+def _next_task(sa: IkeSa, now: float) -> Task | None:
+    """The first task that is due and may run beside those under way; nothing overtakes one that must be alone."""
+    for task in sa.queue:
+        if task.not_before > now:
+            continue
+        active = list(sa.active.values())
+        if not any(task.excludes(other) or other.excludes(task) for other in active):
+            return task
+        if task.alone:
+            return None
+    return None
+
+
 def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) -> None:
     header = make_header(
         sa.spi_i,
@@ -432,6 +481,7 @@ def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) ->
         datagrams: tuple[bytes, ...] = (build_message(header, payloads),)
         sa.initial.message = datagrams[0]
     else:
+        payloads = [*payloads, *_tell_window(sa)]
         datagrams = fragmentation.seal(sa, header, payloads)
         task.sent = header, payloads
     sa.active[sa.requests.sent(datagrams, now)] = task

@@ -51,12 +51,12 @@ def of_host(address: IPAddress) -> TrafficSelector:
 
 def local_hosts(sa: IkeSa) -> tuple[IPAddress, ...]:
     """What ``dynamic`` stands for on our side."""
-    return (sa.local.host,)
+    return sa.local_vips or (sa.local.host,)
 
 
 def remote_hosts(sa: IkeSa) -> tuple[IPAddress, ...]:
     """What ``dynamic`` stands for on the peer's side."""
-    return (sa.remote.host,)
+    return tuple(lease.address for lease in sa.leases) or (sa.remote.host,)
 
 
 def dynamic(configured: Sequence[TrafficSelector]) -> bool:

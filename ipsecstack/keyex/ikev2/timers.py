@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipsecstack.keyex.ikev2 import fragmentation, lifecycle, mobike
+from ipsecstack.keyex.ikev2 import fragmentation, lifecycle, mobike, reauth
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.machine import pump, send
@@ -19,6 +19,7 @@ def deadline(sa: IkeSa) -> float | None:
         sa.give_up_at,
         sa.rekey_at if not sa.busy_with(Kind.REKEY_IKE) else None,
         sa.expire_at,
+        sa.reauth_at if sa.state is State.ESTABLISHED else None,
         _liveness_due(sa),
     ]
     for child in sa.children:
@@ -76,6 +77,8 @@ def _life_of_ike(sa: IkeSa, now: float) -> None:
         sa.expire_at = sa.rekey_at = None
         sa.enqueue(DeleteIke("expired"))
         return
+    if sa.reauth_at is not None and now >= sa.reauth_at:
+        reauth.start(sa, now)
     if sa.rekey_at is not None and now >= sa.rekey_at and not sa.busy_with(Kind.REKEY_IKE):
         sa.rekey_at = None
         rekey_ike(sa)
@@ -141,7 +144,7 @@ def _give_up(sa: IkeSa, now: float) -> None:
 
 def _end_waiting(sa: IkeSa, now: float) -> None:
     sa.give_up_at = None
-    if sa.state is State.HALF_OPEN:
+    if sa.state in (State.HALF_OPEN, State.AUTHENTICATING):
         sa.log("IKE", 1, "deleting half open IKE_SA after timeout")
         if not sa.muted:
             lifecycle.failed(sa, None, "TIMEOUT", "half open IKE_SA timed out")
