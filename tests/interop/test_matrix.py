@@ -5,14 +5,9 @@ The kernel's ESP as the peer is in test_kernel_esp.py and in the whole matrix.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from interop.matrix.catalogue import ROWS
 from interop.matrix.plan import PEERS, ROLES, Role, Row
 from interop.matrix.table import cell, reasons, render, summary
