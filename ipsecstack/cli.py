@@ -88,7 +88,7 @@ def _settings(arguments: argparse.Namespace, options: dict[str, Any]) -> Setting
         )
         if key in options
     }
-    for key in ("socket", "pid_file"):
+    for key in ("socket", "pid_file", "qcd_secret_file"):
         if key in options:
             given[key] = Path(str(options[key]))
     for key in ("socket", "group", "dataplane", "device", "pid_file", "export_keys"):

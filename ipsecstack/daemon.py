@@ -25,6 +25,7 @@ from ipsecstack.dataplane.base import DataPlane, DataPlaneError, abilities
 from ipsecstack.dataplane.memory import EchoHosts, MemoryDataPlane
 from ipsecstack.io import systemd
 from ipsecstack.io.addresses import AddressMonitor, local_addresses
+from ipsecstack.io import secret_file
 from ipsecstack.io.driver import NAT_KEEPALIVE_INTERVAL, Driver
 from ipsecstack.io.errors import NetworkError
 from ipsecstack.io.network import Network
@@ -68,6 +69,8 @@ class Settings:
     pid_file: Path | None = None
     nat_keepalive: float = NAT_KEEPALIVE_INTERVAL
     export_keys: Path | None = None
+    qcd_secret_file: Path | None = None
+    """Keeps the secret of quick crash detection; without it no tokens are made."""
     options: Options = field(default_factory=Options)
     file_options: dict[str, Option] = field(default_factory=dict)
     """The ipsecstackd section as it was at the start, to tell when a reload would need a restart."""
@@ -131,6 +134,7 @@ class Daemon:
                 settings.options,
                 export_keys=self._exporter is not None,
                 abilities=abilities(self.dataplane.features),
+                qcd_secret=self._qcd_secret(),
             ),
             now=loop.time(),
             wall_clock=time.time,
@@ -319,6 +323,15 @@ class Daemon:
         if state.options != self._settings.file_options:
             log.warning("the ipsecstackd section has changed: restart to apply it")
         return str(report)
+
+    def _qcd_secret(self) -> bytes:
+        path = self._settings.qcd_secret_file
+        if path is None:
+            return b""
+        try:
+            return secret_file.read_or_make(path)
+        except secret_file.SecretFileError as error:
+            raise StartupError(f"qcd_secret_file {error}") from None
 
     def _reload_by_signal(self) -> None:
         systemd.notify("RELOADING=1")

@@ -75,6 +75,8 @@ SETTINGS: dict[str, Callable[[str], Option]] = {
     "follow_redirects": parse_bool,
     "redirect_new": parse_gateway,
     "request_window": _whole(1, 64),
+    "qcd_secret_file": str,
+    "response_window": _whole(1, 64),
     "export_keys": parse_bool,
     "remember_changes": _whole(16, 10**7),
 }

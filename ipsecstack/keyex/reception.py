@@ -147,8 +147,8 @@ class Reception:
         self._answer(header, Notify(NotifyType.INVALID_IKE_SPI), local, remote, now, *self._proofs(header))
 
     def _proofs(self, header: Header) -> list[Notify]:
-        """That we lost this IKE SA (RFC 6290 §4.5). Not if one of its SPIs is in use, in whichever role: somebody may ask
-        for the token of an IKE SA that stands, with the flags turned round or before its response has arrived."""
+        """That we lost this IKE SA (RFC 6290 §4.5). Not if one of its SPIs is in use, in whichever role: somebody may
+        ask for the token of an IKE SA that stands, with the flags turned round or before its response has arrived."""
         secret, spis = self._host.options.qcd_secret, (header.initiator_spi, header.responder_spi)
         encrypted = header.next_payload in (PayloadType.SK, PayloadType.SKF)
         if not secret or not encrypted or _NO_SPI in spis:
