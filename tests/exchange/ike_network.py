@@ -295,12 +295,12 @@ class Network:
         for nat in self.nats:
             if str(source.host) == nat.inside:
                 source = nat.out(source)
-        for nat in self.nats:
-            if str(destination.host) == nat.outside:
-                translated = nat.back(destination)
-                if translated is None:
-                    return
-                destination = translated
+        there = [nat for nat in self.nats if str(destination.host) == nat.outside]
+        if there:
+            translated = [back for nat in there if (back := nat.back(destination)) is not None]
+            if not translated:
+                return
+            destination = translated[0]
         self._count += 1
         self.transmitted.append((data, source, destination))
         heapq.heappush(self.in_flight, (self.now + delay, self._count, data, source, destination))

@@ -77,7 +77,7 @@ def test_a_client_that_does_not_follow_is_served() -> None:
 
 
 def test_a_loop_ends() -> None:
-    network, a, (first, second) = gateways(first=replace(PLAIN, redirect_new="10.0.0.3"))
+    network, a, (_, second) = gateways(first=replace(PLAIN, redirect_new="10.0.0.3"))
     second.options = replace(PLAIN, redirect_new="10.0.0.2")
     second.restart()
     outcome = bring_up(network, a)
