@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Applier:
         with self._credentials.batch():
             self._apply_credentials(state, key_ids)
         self._key_ids = key_ids
+        self._apply_pools(state)
         running = {c.name: c for c in self._endpoint.connections()}
         wanted = {c.name for c in state.connections}
         unloaded = [c.name for c in self._applied.connections if c.name not in wanted and c.name in running]
@@ -81,8 +83,16 @@ class Applier:
         loaded = [c for c in state.connections if running.get(c.name) != c]
         for config in loaded:
             self._endpoint.load_connection(config, now)
+        for pool in self._applied.pools:
+            if pool.name not in {p.name for p in state.pools}:
+                with contextlib.suppress(ValueError):  # gone already, or leases are still in use
+                    self._endpoint.unload_pool(pool.name)
         self._applied = state
         return Report(tuple(c.name for c in loaded), tuple(unloaded), state.warnings)
+
+    def _apply_pools(self, state: DesiredState) -> None:
+        for pool in state.pools:
+            _attempt("", f"pools.{pool.name}", lambda p=pool: self._endpoint.load_pool(p))
 
     def _apply_credentials(self, state: DesiredState, key_ids: dict[KeyFile, str]) -> None:
         store, before = self._credentials, self._applied

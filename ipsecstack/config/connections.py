@@ -17,7 +17,7 @@ from ipsecstack.config.values import parse_bool, parse_gateway, parse_int, parse
 from ipsecstack.crypto import x509
 from ipsecstack.crypto.schemes import parse_rules
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
-from ipsecstack.ipsec.selectors import TrafficSelector
+from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.keyex.base import (
     REVOCATION_POLICIES,
     AuthClass,
@@ -56,6 +56,7 @@ _MODES = {
     "drop": (Mode.TUNNEL, "DISCARD"),
 }
 _CHILD_REKEY_TIME = 3600
+EAP_METHODS = ("mschapv2", "md5", "gtc", "tls")
 T = TypeVar("T")
 
 
@@ -87,13 +88,6 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
                 sub.origin, f"{path}.{name}",
                 f"unknown section{suggestion(name, ['local', 'remote', 'children'])}",
             )  # fmt: skip
-    for side, rounds in (("local", local), ("remote", remote)):
-        if len(rounds) > 1:
-            raise ConfigError(
-                section.origin,
-                path,
-                f"several {side} authentication rounds (RFC 4739) are not supported yet; keep one",
-            )
     if any(c.policy == "PROTECT" for c in children) or not children:
         local = local or [(0, AuthConfig())]
         remote = remote or [(0, AuthConfig(id=Identity(ANY, b"", "%any")))]
@@ -117,6 +111,11 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
         rand_time=min(rand, rekey),
         send_cert=reader.choice("send_cert", {w: w for w in ("ifasked", "always", "never")}, "ifasked"),
         send_certreq=reader.get("send_certreq", parse_bool, True),
+        vips=_vips(reader),
+        pools=reader.words("pools") or (),
+        reauth_time=reader.get("reauth_time", parse_time, 0),
+        ppk_id=reader.get("ppk_id", _parse_identity, None),
+        ppk_required=reader.get("ppk_required", parse_bool, False),
         childless=reader.choice(
             "childless", {word: word for word in ("allow", "prefer", "force", "never")}, "allow"
         ),
@@ -127,6 +126,16 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
     reader.get("dpd_timeout", parse_time, 0)  # for IKEv1: with IKEv2 retransmission tells when a peer is dead
     reader.finish(CONNECTION_UNSUPPORTED, also=("local", "remote", "children"))
     return config
+
+
+def _vips(reader: SectionReader) -> tuple[IPAddress, ...]:
+    found: list[IPAddress] = []
+    for word in reader.words("vips") or ():
+        try:
+            found.append(ip_address({"%any": "0.0.0.0", "%any4": "0.0.0.0", "%any6": "::"}.get(word, word)))  # noqa: S104
+        except ValueError:
+            raise reader.error("vips", f"'{word}' is no address; write 0.0.0.0 or :: for any") from None
+    return tuple(found)
 
 
 def _parse_version(text: str) -> int:
@@ -196,6 +205,8 @@ def _read_auth(
     round_ = reader.get("round", lambda text: parse_int(text, 0, 1000), 0)
     default: tuple[AuthClass, tuple[str, ...]] = (AuthClass.PUBKEY, ())
     auth, hashes = reader.get("auth", _parse_auth, default)
+    eap = hashes[0] if auth is AuthClass.EAP else ""
+    hashes = () if auth is AuthClass.EAP else hashes
     leaf = [*_certificates(reader, "certs", "x509", certs)]
     anchors = [*_certificates(reader, "cacerts", "x509ca", certs)] if not own else []
     for name, sub in reader.subsections():
@@ -211,14 +222,16 @@ def _read_auth(
     if not own:
         revocation = reader.choice("revocation", {word: word for word in REVOCATION_POLICIES}, "relaxed")
     identity = reader.get("id", _parse_identity, None)
-    if identity is None and leaf:
+    eap_id = reader.get("eap_id", _parse_identity, None)
+    # With several certificates of our own the peer may say which one it wants to see (RFC 7296 §3.5, IDr).
+    if identity is None and leaf and (len(leaf) == 1 or not own):
         identity = _subject(leaf[0])
     if own and identity is not None and identity.is_any:
         identity = None
     if identity is None and not own:
         identity = Identity(ANY, b"", "%any")
     reader.finish(AUTH_UNSUPPORTED, also=("cacerts",))
-    return round_, AuthConfig(auth, identity, tuple(leaf), tuple(anchors), hashes, revocation)
+    return round_, AuthConfig(auth, identity, tuple(leaf), tuple(anchors), hashes, revocation, eap, eap_id)
 
 
 def _parse_identity(text: str) -> Identity | None:
@@ -237,12 +250,20 @@ def _parse_auth(text: str) -> tuple[AuthClass, tuple[str, ...]]:
     word = text.lower().strip()
     if word == "psk":
         return AuthClass.PSK, ()
-    if word.startswith(("eap", "xauth", "any")):
-        raise ValueError(f"'{text}' authentication is not supported yet; use psk or pubkey")
+    if word in ("eap", "eap-dynamic"):
+        return AuthClass.EAP, ("",)
+    if word.startswith("eap-"):
+        if word[4:] not in EAP_METHODS:
+            raise ValueError(
+                f"'{text}' is not supported; use eap, or one of {', '.join('eap-' + m for m in EAP_METHODS)}"
+            )
+        return AuthClass.EAP, (word[4:],)
+    if word.startswith(("xauth", "any")):
+        raise ValueError(f"'{text}' authentication is not supported yet; use psk, pubkey or eap")
     kind = word.removeprefix("ike:").split("-")[0]
     if kind not in ("pubkey", "rsa", "rsa/pss", "ecdsa", "ed25519", "ed448"):
         raise ValueError(
-            f"'{text}' is no authentication method; use psk or pubkey{suggestion(kind, ['psk', 'pubkey'])}"
+            f"'{text}' is no authentication method; use psk, pubkey or eap{suggestion(kind, ['psk', 'pubkey', 'eap'])}"
         )
     return AuthClass.PUBKEY, parse_rules(word)
 

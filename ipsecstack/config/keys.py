@@ -41,11 +41,6 @@ CONNECTION_UNSUPPORTED: dict[str, Unsupported] = {
     "pull": _warn(),
     "dscp": _warn("0", "000000"),
     "ocsp": _warn("never", "reply"),
-    "ppk_id": _refuse(),
-    "ppk_required": _refuse(*_NO),
-    "reauth_time": _refuse(*_ZERO_TIME, cure="use rekey_time"),
-    "vips": _warn(),
-    "pools": _warn(),
     "if_id_in": _refuse("0"),
     "if_id_out": _refuse("0"),
     "mediation": _warn(*_NO),
@@ -55,7 +50,6 @@ CONNECTION_UNSUPPORTED: dict[str, Unsupported] = {
 
 AUTH_UNSUPPORTED: dict[str, Unsupported] = {
     "aaa_id": _warn(),
-    "eap_id": _warn(),
     "xauth_id": _warn(),
     "ca_id": _refuse(cure="use cacerts"),
     "groups": _refuse(),

@@ -12,16 +12,18 @@ from ipsecstack.config.daemon import Option, read_daemon
 from ipsecstack.config.identity import parse_identity
 from ipsecstack.config.keys import AUTHORITY_UNSUPPORTED
 from ipsecstack.config.loader import load_tree, read_file
+from ipsecstack.config.pools import read_pool
 from ipsecstack.config.reader import SectionReader, Warn
 from ipsecstack.config.tree import ConfigError, Origin, Section, suggestion
 from ipsecstack.config.values import parse_secret
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.crypto.revocation import is_http, load_crl
-from ipsecstack.keyex.base import ConnectionConfig, Identity, SharedSecret
+from ipsecstack.keyex.base import ConnectionConfig, Identity, PoolConfig, SharedSecret
 
 DAEMON_SECTION = "ipsecstackd"
 _TOP = ("connections", "secrets", "authorities", "pools", DAEMON_SECTION)
 _SHARED = ("eap", "xauth", "ntlm", "ike", "ppk")
+SHARED_KINDS = ("ike", "eap", "ntlm", "ppk")
 _PRIVATE = ("private", "rsa", "ecdsa", "pkcs8")
 _OTHER = ("pkcs12", "token")
 _UNREAD_FOLDERS = ("x509ocsp", "x509aa", "x509ac", "pubkey", "pkcs12", "bliss")
@@ -75,6 +77,7 @@ class DesiredState:
     options: dict[str, Option] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     crls: tuple[CrlFile, ...] = ()
+    pools: tuple[PoolConfig, ...] = ()
 
 
 def load_file(path: str | Path) -> DesiredState:
@@ -102,8 +105,6 @@ def read_tree(tree: Section, base: Path, warn: Warn) -> DesiredState:
     certs = FolderSource(base)
     connections = tree.sections.get("connections")
     secrets, passphrases = _read_secrets(tree.sections.get("secrets"), warn)
-    if "pools" in tree.sections and tree.sections["pools"].sections:
-        warn(f"{tree.sections['pools'].origin}: pools: virtual addresses are not supported yet")
     for key, value in connections.values.items() if connections else ():
         raise ConfigError(value.origin, f"connections.{key}", "a setting outside of any connection")
     return DesiredState(
@@ -117,18 +118,23 @@ def read_tree(tree: Section, base: Path, warn: Warn) -> DesiredState:
         authorities=_read_authorities(tree.sections.get("authorities"), certs, warn),
         options=read_daemon(tree.sections.get(DAEMON_SECTION), warn),
         crls=_read_crls(base, warn),
+        pools=tuple(
+            read_pool(section, warn)
+            for section in (tree.sections["pools"].sections.values() if "pools" in tree.sections else ())
+        ),
     )
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def shared_secret(id_: str, data: bytes, owners: list[str]) -> SharedSecret:
-    """A pre-shared key; owners of ``%any`` alone mean any peer. ValueError says what is wrong, never the secret."""
+def shared_secret(id_: str, data: bytes, owners: list[str], kind: str = "ike") -> SharedSecret:
+    """A secret of a kind (ike: a pre-shared key); owners of ``%any`` alone mean any peer.
+    ValueError says what is wrong, never the secret."""
     parsed: list[Identity] = [parse_identity(text) for text in owners]
     if all(owner.is_any for owner in parsed):
         parsed = []
-    return SharedSecret(id_, data, tuple(dict.fromkeys(parsed)))
+    return SharedSecret(id_, data, tuple(dict.fromkeys(parsed)), kind)
 
 
 def _read_secrets(
@@ -159,7 +165,7 @@ def _read_secrets(
                 raise ConfigError(sub.origin, path, "names no key file; add file = NAME")
             passphrases.setdefault((kind, file.lower()), []).extend(phrases)
             continue
-        if kind != "ike":
+        if kind not in SHARED_KINDS:
             warn(f"{sub.origin}: {path}: {kind} secrets are not supported yet; this one is not used")
             continue
         data = reader.get("secret", parse_secret, b"")
@@ -168,7 +174,7 @@ def _read_secrets(
         owners = [reader.get(key.lower(), str, "") for key in sub.values if key.lower().startswith("id")]
         reader.finish({}, also=("id",))
         try:
-            secrets.append(shared_secret(name, data, owners))
+            secrets.append(shared_secret(name, data, owners, kind))
         except ValueError as error:
             raise ConfigError(sub.origin, f"{path}.id", str(error)) from None
     return secrets, passphrases

@@ -19,6 +19,7 @@ Judge = Callable[[list[x509.Certificate]], None]
 """Called with the peer's certificates, its own first; raises CertificateError when it is not to be trusted."""
 
 _READ = 16384
+_LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT, which has no name in pyOpenSSL
 TLS1_3 = "TLSv1.3"
 
 
@@ -50,6 +51,8 @@ class TlsSession:
             | SSL.OP_NO_RENEGOTIATION
             | SSL.OP_CIPHER_SERVER_PREFERENCE
         )
+        # Renegotiation is off, so that servers which do not tell that theirs is secure (RFC 5746) do no harm.
+        context.set_options(_LEGACY_SERVER_CONNECT)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         # The callback takes every chain here: ``judge`` decides, with its own clock, before the keys are used.
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)

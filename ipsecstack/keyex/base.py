@@ -199,6 +199,9 @@ class ConnectionConfig:
     rand_time: float = 1440
     send_cert: str = "ifasked"
     send_certreq: bool = True
+    ppk_id: Identity | None = None
+    """Of the post-quantum pre-shared key to use as initiator, or to accept as responder (then a pattern will do)."""
+    ppk_required: bool = False
     childless: str = "allow"  # IKE SAs without Child SAs: allow, prefer, force, never
     fragmentation: str = "yes"  # of IKE messages: yes, accept, force (as yes), no
     mobike: bool = False
@@ -324,6 +327,8 @@ class IkeSaView:
     tasks_queued: tuple[str, ...]
     children: tuple[ChildSaView, ...]
     generation: int
+    ppk: bool = False
+    additional_ke: tuple[KeId, ...] = ()
     remote_cert_expiry: float | None = None  # POSIX seconds, not the monotonic clock
     local_cert_expiry: float | None = None
     local_vips: tuple[IPAddress, ...] = ()
@@ -491,6 +496,33 @@ Output = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An address of a pool, and who has it. ``online`` counts the IKE SAs that use it."""
+
+    pool: str
+    address: IPAddress
+    identity: str
+    online: int = 0
+
+
+class PoolView(Protocol):
+    """An address pool as seen from outside."""
+
+    config: PoolConfig
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def online(self) -> int: ...
+
+    @property
+    def offline(self) -> int: ...
+
+    def leases(self) -> list[Lease]: ...
+
+
 class CommandError(Exception):
     """A command named something that is not there or cannot be done; the message goes to the operator."""
 
@@ -535,6 +567,16 @@ class KeyExchangeEndpoint(Protocol):
 
     def connections(self) -> Sequence[ConnectionConfig]: ...
 
+    def load_pool(self, config: PoolConfig) -> None:
+        """Add or change an address pool. ValueError when its leases forbid it."""
+        ...
+
+    def unload_pool(self, name: str) -> None:
+        """ValueError when there is none of this name, or leases are in use."""
+        ...
+
+    def address_pools(self) -> Sequence[PoolView]: ...
+
     def initiate(self, *, ike: str | None, child: str | None, now: float) -> int:
         """Bring up a connection and/or child; returns a ticket, CommandFinished follows. Raises CommandError."""
         ...
@@ -559,9 +601,11 @@ class KeyExchangeEndpoint(Protocol):
         child: str | None = None,
         ike_id: int | None = None,
         child_id: int | None = None,
+        reauth: bool = False,
         now: float,
     ) -> int:
-        """Start make-before-break rekeying of what matches; returns the number matched."""
+        """Start make-before-break rekeying of what matches; returns the number matched. ``reauth``: IKE SAs are made
+        anew, with authentication."""
         ...
 
     def redirect(

@@ -23,6 +23,7 @@ from ipsecstack.keyex.base import (
     LogRecorded,
     Output,
     PoolConfig,
+    PoolView,
     Random,
     RemoveVirtualIp,
 )
@@ -358,6 +359,9 @@ class Endpoint:
 
     def unload_pool(self, name: str) -> None:
         self.pools.unload(name)
+
+    def address_pools(self) -> Sequence[PoolView]:
+        return self.pools.all()
 
     # --- commands ---
 

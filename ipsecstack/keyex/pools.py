@@ -8,25 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from dataclasses import replace
 
 from ipsecstack.ipsec.selectors import IPAddress
+from ipsecstack.keyex.base import Lease as Lease
 from ipsecstack.keyex.base import PoolConfig
 
 
 class PoolError(ValueError):
     """A pool cannot be loaded or unloaded; the message goes to the operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """An address of a pool, and who has it. ``online`` counts the IKE SAs that use it."""
-
-    pool: str
-    address: IPAddress
-    identity: str
-    online: int = 0
 
 
 class Pool:
@@ -177,20 +167,3 @@ class Pools:
             pool = self._pools.get(lease.pool)
             if pool is not None:
                 pool.release(lease.address)
-
-
-def parse_range(text: str) -> tuple[IPAddress, IPAddress, IPAddress]:
-    """(base, first, last) of ``10.0.0.0/24``, ``10.0.0.5`` or ``10.0.0.5-10.0.0.9``. A network's first and last
-    addresses are not leased. ValueError says what is wrong."""
-    if "/" in text:
-        network = ip_network(text.strip(), strict=False)
-        low, high = network.network_address, network.broadcast_address
-        if network.num_addresses > 2:
-            return low, low + 1, high - 1
-        return low, low, high
-    begin, dash, end = text.partition("-")
-    first = ip_address(begin.strip())
-    last = ip_address(end.strip()) if dash else first
-    if first.version != last.version or int(last) < int(first):
-        raise ValueError(f"'{text}' is no range of addresses")
-    return first, first, last

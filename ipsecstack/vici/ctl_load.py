@@ -55,7 +55,7 @@ def load_everything(session: Session, path: Path, say: Say) -> int:
     for secret in state.secrets:
         message = {
             "id": secret.id,
-            "type": "ike",
+            "type": secret.kind,
             "data": secret.data,
             "owners": [o.text for o in secret.owners],
         }
@@ -77,12 +77,19 @@ def load_everything(session: Session, path: Path, say: Say) -> int:
     for crl in state.crls:
         work.send("load-cert", {"type": "X509_CRL", "flag": "NONE", "data": crl.der}, f"list {crl.path}")
     work.unload("unload-authority", "name", authorities - {a.name for a in state.authorities})
+    pools = set(session.request("get-pools"))
+    found = tree.sections.get("pools")
+    for name, section in found.sections.items() if found else ():
+        message = {key: split_list(value.text) for key, value in section.values.items()}
+        message["addrs"] = section.values["addrs"].text
+        work.send("load-pool", {name: message}, f"pool {name}")
     conns = set(_texts(session.request("get-conns").get("conns", [])))
     found = tree.sections.get("connections")
     sections = found.sections if found else {}
     for name, section in sections.items():
         work.send("load-conn", {name: work.message(section)}, f"connection {name}")
     work.unload("unload-conn", "name", conns - set(sections))
+    work.unload("unload-pool", "name", pools - {pool.name for pool in state.pools})
     return work.failures
 
 

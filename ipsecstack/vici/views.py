@@ -71,6 +71,10 @@ def ike_section(view: IkeSaView, now: float, generation: int | None = None) -> S
         s["prf-alg"] = view.prf.vici_name
     if view.ke not in (None, KeId.NONE):
         s["dh-group"] = view.ke.vici_name
+    for place, method in enumerate(view.additional_ke, 1):
+        s[f"ke{place}-alg"] = method.vici_name
+    if view.ppk:
+        s["ppk"] = "yes"
     if view.established is not None:
         s["established"] = _since(view.established, now)
         if view.rekey_time is not None:
@@ -90,6 +94,13 @@ def ike_section(view: IkeSaView, now: float, generation: int | None = None) -> S
         s["remote-cert-expiry"] = str(int(view.remote_cert_expiry))
     if view.local_cert_expiry is not None:
         s["local-cert-expiry"] = str(int(view.local_cert_expiry))
+    if view.remote_eap_id is not None:
+        s["remote-eap-id"] = view.remote_eap_id
+    for key, vips in (("local-vips", view.local_vips), ("remote-vips", view.remote_vips)):
+        if vips:
+            s[key] = [str(vip) for vip in vips]
+    if view.reauth_time is not None:
+        s["reauth-time"] = _until(view.reauth_time, now)
     if view.tasks_queued:
         s["tasks-queued"] = list(view.tasks_queued)
     if view.tasks_active:

@@ -15,6 +15,7 @@ from ipsecstack.keyex.ikev2 import (
     extensions,
     lifecycle,
     negotiate,
+    ppk,
     reauth,
     redirect,
 )
@@ -146,18 +147,20 @@ def _begin_round(sa: IkeSa, talk: Conversation) -> list[Payload]:
         remote = talk.remote[min(talk.theirs, len(talk.remote) - 1)]
         talk.eap = make_peer(sa, round_, remote)
         return [talk.own_id]
-    certificates, auth = authenticate.build(sa, config, talk.own_id, round_)
-    return [talk.own_id, *certificates, *_with_auth(sa, talk, auth)]
+    own_id = talk.own_id
+    certificates, auth = authenticate.build(sa, config, own_id, round_)
+    proof = ppk.sign(sa, auth, lambda: authenticate.build(sa, config, own_id, round_)[1])
+    return [own_id, *certificates, *_with_auth(sa, talk, proof)]
 
 
-def _with_auth(sa: IkeSa, talk: Conversation, auth: Auth) -> list[Payload]:
-    """Our AUTH, and the word that another round follows."""
+def _with_auth(sa: IkeSa, talk: Conversation, proof: list[Payload]) -> list[Payload]:
+    """Our AUTH with what belongs to it, and the word that another round follows."""
     talk.sent_auth = True
     if talk.own + 1 == len(talk.local):
-        return [auth]
+        return proof
     if not sa.features.multiple_auth:
         raise AuthFailure("AUTHENTICATION_FAILED", "the responder takes only one round of authentication")
-    return [auth, Notify(NotifyType.ANOTHER_AUTH_FOLLOWS)]
+    return [*proof, Notify(NotifyType.ANOTHER_AUTH_FOLLOWS)]
 
 
 def _following(sa: IkeSa, talk: Conversation) -> list[Payload]:
@@ -168,7 +171,9 @@ def _following(sa: IkeSa, talk: Conversation) -> list[Payload]:
     if talk.keyed:
         assert talk.own_id is not None
         sa.local_auth = "eap"
-        return _with_auth(sa, talk, authenticate.build_keyed(sa, talk.key, talk.own_id))
+        own_id, key = talk.own_id, talk.key
+        plain = authenticate.build_keyed(sa, key, own_id)
+        return _with_auth(sa, talk, ppk.sign(sa, plain, lambda: authenticate.build_keyed(sa, key, own_id)))
     if talk.own < len(talk.local):
         return _begin_round(sa, talk)
     return []  # the responder has another round
@@ -204,6 +209,7 @@ def _answered(sa: IkeSa, talk: Conversation, message: Message) -> bool:
     id_r = message.get(IdR)
     if error is not None and (error.type not in _NO_CHILD or (id_r is None and talk.peer_id is None)):
         raise AuthFailure(error.name, f"received {error.name} notify error")
+    ppk.settle(sa, message)
     if id_r is not None:
         _peer_round(sa, talk, message, id_r, auth)
     elif talk.keyed and talk.sent_auth:
@@ -285,7 +291,7 @@ def _eap(sa: IkeSa, talk: Conversation, payload: Eap) -> None:
 
 
 def give_up(sa: IkeSa, task: IkeAuth, now: float) -> None:
-    """We cannot even make our AUTH: end the attempt. A responder that waits for IKE_AUTH takes nothing else, so that its
+    """We cannot even make our AUTH: end the attempt. A responder that waits for IKE_AUTH takes nothing else: its
     half-open IKE SA runs out by itself."""
     failure = task.failure
     assert failure is not None

@@ -1,4 +1,4 @@
-"""load-conn, unload-conn, get-conns, list-conns, get-pools."""
+"""load-conn, unload-conn, get-conns, list-conns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ipsecstack.vici.views import Section
 if TYPE_CHECKING:
     from ipsecstack.vici.server import ViciServer
 
-_CLASSES = {AuthClass.PSK: "pre-shared key", AuthClass.PUBKEY: "public key"}
+_CLASSES = {AuthClass.PSK: "pre-shared key", AuthClass.PUBKEY: "public key", AuthClass.EAP: "EAP"}
 
 
 @command("load-conn")
@@ -50,12 +50,6 @@ def get_conns(server: ViciServer, request: Request, now: float) -> Outgoing:
     return {"conns": [c.name for c in server.endpoint.connections()]}
 
 
-@command("get-pools")
-def get_pools(server: ViciServer, request: Request, now: float) -> Outgoing:
-    """Virtual addresses are not implemented: there are no pools."""
-    return {}
-
-
 @command("list-conns")
 def list_conns(server: ViciServer, request: Request, now: float) -> Stream:
     wanted = request.text("ike")
@@ -72,12 +66,16 @@ def _connection(config: ConnectionConfig) -> Section:
         "local_port": str(config.local_port),
         "remote_port": str(config.remote_port),
         "version": f"IKEv{config.version}",
-        "reauth_time": "0",
+        "reauth_time": _number(config.reauth_time),
         "rekey_time": _number(config.rekey_time),
         "unique": f"UNIQUE_{config.unique.name}",
     }
     if config.dpd_delay:
         section["dpd_delay"] = _number(config.dpd_delay)
+    if config.vips:
+        section["vips"] = [str(vip) for vip in config.vips]
+    if config.pools:
+        section["pools"] = list(config.pools)
     for side, rounds in (("local", config.local), ("remote", config.remote)):
         for number, auth in enumerate(rounds, 1):
             section[f"{side}-{number}"] = _auth(auth)
@@ -89,6 +87,10 @@ def _auth(auth: AuthConfig) -> Section:
     section: Section = {"class": _CLASSES[auth.auth]}
     if auth.id is not None:
         section["id"] = auth.id.text
+    if auth.auth is AuthClass.EAP and auth.eap:
+        section["eap-type"] = f"EAP_{auth.eap.upper()}"
+    if auth.eap_id is not None:
+        section["eap_id"] = auth.eap_id.text
     section["groups"] = []
     section["cert_policy"] = []
     section["certs"] = [_subject(der) for der in auth.certs]

@@ -91,11 +91,12 @@ def rekey(server: ViciServer, request: Request, now: float) -> Outgoing:
     ike_id, child_id = _id(request, "ike-id"), _id(request, "child-id")
     if not (ike or child or ike_id or child_id):
         raise RequestError("missing rekey selector")
-    if request.flag("reauth"):
-        raise RequestError("reauthentication is not supported yet; leave out reauth to rekey")
+    reauth = request.flag("reauth")
     server.note(f"vici rekey {_selector(ike, child, ike_id, child_id)}")
     try:
-        matches = server.endpoint.rekey(ike=ike, child=child, ike_id=ike_id, child_id=child_id, now=now)
+        matches = server.endpoint.rekey(
+            ike=ike, child=child, ike_id=ike_id, child_id=child_id, reauth=reauth, now=now
+        )
     except CommandError as error:
         return {**failure(str(error)), "matches": "0"}
     if not matches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ipsecstack.config.certs import require_ca, to_der
-from ipsecstack.config.state import shared_secret
+from ipsecstack.config.state import SHARED_KINDS, shared_secret
 from ipsecstack.vici.codec import Outgoing
 from ipsecstack.vici.registry import command, success
 from ipsecstack.vici.request import Request, RequestError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ipsecstack.vici.server import ViciServer
 
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519", "ed448", "any")
-_UNSUPPORTED_SHARED = ("eap", "xauth", "ntlm", "ppk")
+_UNSUPPORTED_SHARED = ("xauth",)
 
 
 @command("load-cert")
@@ -75,16 +75,18 @@ def load_shared(server: ViciServer, request: Request, now: float) -> Outgoing:
     if not kind:
         raise RequestError("shared key type missing")
     if kind in _UNSUPPORTED_SHARED:
-        raise RequestError(f"shared keys of type '{kind}' are not supported yet; only ike")
-    if kind != "ike":
+        raise RequestError(
+            f"shared keys of type '{kind}' are not supported yet; only {', '.join(SHARED_KINDS)}"
+        )
+    if kind not in SHARED_KINDS:
         raise RequestError(f"invalid shared key type: {kind}")
     data = request.data("data")
     if data is None:
         raise RequestError("shared key data missing")
     owners = request.words("owners")
     # Without an id strongSwan keeps a key that cannot be unloaded; ours gets a name made of its owners.
-    id_ = request.text("id") or f"for {', '.join(owners) or '%any'}"
-    server.credentials.load_shared(shared_secret(id_, data, owners))
+    id_ = request.text("id") or f"{'' if kind == 'ike' else kind + ' '}for {', '.join(owners) or '%any'}"
+    server.credentials.load_shared(shared_secret(id_, data, owners, kind))
     return success()
 
 
