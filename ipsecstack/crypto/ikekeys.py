@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ipsecstack.crypto.encr import Encr
 from ipsecstack.crypto.integ import Integ
@@ -55,12 +56,28 @@ def skeyseed(prf: Prf, ni: Buffer, nr: Buffer, shared: Buffer) -> bytes:
     return prf.compute(bytes(ni) + bytes(nr), shared)
 
 
-def skeyseed_rekey(old_prf: Prf, old_sk_d: Buffer, shared: Buffer, ni: Buffer, nr: Buffer) -> bytes:
+def skeyseed_rekey(
+    old_prf: Prf, old_sk_d: Buffer, shared: Buffer, ni: Buffer, nr: Buffer, more: Sequence[Buffer] = ()
+) -> bytes:
     """SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr) when an IKE SA is rekeyed (section 2.18).
 
-    The PRF is that of the old IKE SA.
+    The PRF is that of the old IKE SA. ``more`` are the secrets of additional key exchanges, which follow in their order
+    (RFC 9370 section 2.2.4).
     """
-    return old_prf.compute(old_sk_d, shared, ni, nr)
+    return old_prf.compute(old_sk_d, shared, ni, nr, *more)
+
+
+def skeyseed_additional(prf: Prf, sk_d: Buffer, shared: Buffer, ni: Buffer, nr: Buffer) -> bytes:
+    """SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr) after an additional key exchange in IKE_INTERMEDIATE
+    (RFC 9370 section 2.2.2). ``ike_keys`` makes the keys of it, with the nonces and SPIs of IKE_SA_INIT."""
+    return prf.compute(sk_d, shared, ni, nr)
+
+
+def with_ppk(prf: Prf, keys: IkeKeys, ppk: Buffer) -> IkeKeys:
+    """The keys with a post-quantum pre-shared key in them: SK_d, SK_pi and SK_pr become prf+(PPK, SK_x'), each as long
+    as it was (RFC 8784 section 3)."""
+    sk_d, sk_pi, sk_pr = (prf_plus(prf, ppk, key, len(key)) for key in (keys.sk_d, keys.sk_pi, keys.sk_pr))
+    return replace(keys, sk_d=sk_d, sk_pi=sk_pi, sk_pr=sk_pr)
 
 
 def ike_keys(
@@ -86,9 +103,18 @@ def ike_keys(
 
 
 def child_keys(
-    prf: Prf, sk_d: Buffer, encr: Encr, integ: Integ, ni: Buffer, nr: Buffer, shared: Buffer = b""
+    prf: Prf,
+    sk_d: Buffer,
+    encr: Encr,
+    integ: Integ,
+    ni: Buffer,
+    nr: Buffer,
+    shared: Buffer = b"",
+    more: Sequence[Buffer] = (),
 ) -> ChildKeys:
     """KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr), cut as section 2.17 orders it.
+
+    ``more`` are the secrets of additional key exchanges, which follow in their order (RFC 9370 section 2.2.4).
 
     First everything of the initiator's direction, then the responder's; in each the encryption key (with
     its salt) before the integrity key. ``shared`` is given when CREATE_CHILD_SA carried a KE payload.
@@ -96,7 +122,7 @@ def child_keys(
     """
     integ_octets = 0 if encr.aead else integ.key_octets
     lengths = (encr.keymat_octets, integ_octets, encr.keymat_octets, integ_octets)
-    return ChildKeys(*_cut(prf_plus(prf, sk_d, b"".join((shared, ni, nr)), sum(lengths)), lengths))
+    return ChildKeys(*_cut(prf_plus(prf, sk_d, b"".join((shared, ni, nr, *more)), sum(lengths)), lengths))
 
 
 def _cut(stream: bytes, lengths: tuple[int, ...]) -> list[bytes]:

@@ -97,8 +97,10 @@ def auth_octets(sa: IkeSa, id_body: bytes, *, own: bool) -> bytes:
     assert sa.prf is not None
     sk_p = _sk_p(sa, own=own)
     if own:
-        return auth.signed_octets(sa.prf, initial.message, initial.peer_nonce, sk_p, id_body)
-    return auth.signed_octets(sa.prf, initial.peer_message, initial.nonce, sk_p, id_body)
+        octets = auth.signed_octets(sa.prf, initial.message, initial.peer_nonce, sk_p, id_body)
+    else:
+        octets = auth.signed_octets(sa.prf, initial.peer_message, initial.nonce, sk_p, id_body)
+    return octets + initial.int_auth
 
 
 def _sk_p(sa: IkeSa, *, own: bool) -> bytes:

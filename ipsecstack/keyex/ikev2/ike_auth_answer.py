@@ -15,6 +15,7 @@ from ipsecstack.keyex.ikev2 import (
     extensions,
     lifecycle,
     negotiate,
+    ppk,
     reauth,
     redirect,
 )
@@ -104,11 +105,15 @@ def refused(sa: IkeSa, now: float) -> None:
 def _proceed(sa: IkeSa, rounds: Rounds, message: Message, now: float) -> list[Payload]:
     """One request and what it leads to."""
     config = rounds.config
-    own: list[Payload] = []
+    first = rounds.theirs == 0 and rounds.own == 0
+    own: list[Payload] = ppk.answer(sa) if first else []
     eap, id_i, auth = message.get(Eap), message.get(IdI), message.get(Auth)
     if rounds.eap is not None and rounds.keyed:
         if auth is None or rounds.peer_id is None or rounds.own_id is None:
             raise AuthFailure("AUTHENTICATION_FAILED", "the peer gives no AUTH after EAP")
+        if rounds.theirs == 0:
+            auth = ppk.choose(sa, config, message, auth)
+            own += ppk.answer(sa)
         authenticate.verify_keyed(sa, rounds.key, rounds.peer_id, auth)
         _eap_done(sa, rounds)
         own.append(authenticate.build_keyed(sa, rounds.key, rounds.own_id))
@@ -325,7 +330,7 @@ def _chosen(sa: IkeSa, message: Message, id_i: IdI) -> ConnectionConfig:
         sa.local_id = own if own is not None and not own.is_any else asked
         sa.log("CFG", 1, f"selected peer config '{config.name}'")
         try:
-            authenticate.verify(sa, config, id_i, message, auth)
+            authenticate.verify(sa, config, id_i, message, ppk.choose(sa, config, message, auth))
         except AuthFailure as error:
             failure = failure or error
             continue

@@ -8,7 +8,7 @@ from ipsecstack.crypto import auth, ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex.base import ConnectionConfig, Proposal
-from ipsecstack.keyex.ikev2 import authenticate, childless, extensions, keymat, lifecycle, nat, redirect
+from ipsecstack.keyex.ikev2 import authenticate, childless, extensions, keymat, lifecycle, nat, ppk, redirect
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.negotiate import NONCE_OCTETS
@@ -120,10 +120,13 @@ def handle_response(sa: IkeSa, task: IkeInit, message: Message, now: float) -> N
     extensions.init_answered(sa, message)
     if sa.nat:
         nat.float_ports(sa)
-    problem = childless.objection(sa, initial.children)
-    if problem is not None:
-        _fail(sa, task, "CHILDLESS", problem, now)
-        return
+    for reason, problem in (
+        ("CHILDLESS", childless.objection(sa, initial.children)),
+        ("PPK", ppk.objection(sa)),
+    ):
+        if problem is not None:
+            _fail(sa, task, reason, problem, now)
+            return
     _go_on(sa, task, config)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ipsecstack.crypto import encr, ikekeys, integ, prf
 from ipsecstack.crypto.ikekeys import ChildKeys
 from ipsecstack.ipsec.sa import SaDescription
@@ -18,11 +20,21 @@ def protect_initial(sa: IkeSa, suite: Suite, shared: bytes, ni: bytes, nr: bytes
     _protect(sa, suite, ikekeys.skeyseed(prf.get(suite.prf), ni, nr, shared), ni, nr)
 
 
-def protect_rekeyed(old: IkeSa, new: IkeSa, suite: Suite, shared: bytes, ni: bytes, nr: bytes) -> None:
-    """Keys of an IKE SA that replaces ``old``."""
+def protect_additional(sa: IkeSa, shared: bytes, ni: bytes, nr: bytes) -> None:
+    """New keys of an IKE SA after an additional key exchange in IKE_INTERMEDIATE (RFC 9370 §2.2.2)."""
+    assert sa.suite is not None
+    assert sa.prf is not None
+    assert sa.keys is not None
+    _protect(sa, sa.suite, ikekeys.skeyseed_additional(sa.prf, sa.keys.sk_d, shared, ni, nr), ni, nr)
+
+
+def protect_rekeyed(
+    old: IkeSa, new: IkeSa, suite: Suite, shared: bytes, ni: bytes, nr: bytes, more: Sequence[bytes] = ()
+) -> None:
+    """Keys of an IKE SA that replaces ``old``; ``more`` are the secrets of additional key exchanges."""
     assert old.prf is not None
     assert old.keys is not None
-    _protect(new, suite, ikekeys.skeyseed_rekey(old.prf, old.keys.sk_d, shared, ni, nr), ni, nr)
+    _protect(new, suite, ikekeys.skeyseed_rekey(old.prf, old.keys.sk_d, shared, ni, nr, more), ni, nr)
 
 
 def _protect(sa: IkeSa, suite: Suite, seed: bytes, ni: bytes, nr: bytes) -> None:
@@ -37,12 +49,14 @@ def _protect(sa: IkeSa, suite: Suite, seed: bytes, ni: bytes, nr: bytes) -> None
         sa.host.emit(KeysDerived("ikev2_decryption_table", _ike_line(sa, suite)))
 
 
-def for_child(sa: IkeSa, suite: Suite, ni: bytes, nr: bytes, shared: bytes) -> ChildKeys:
-    """KEYMAT of a Child SA."""
+def for_child(
+    sa: IkeSa, suite: Suite, ni: bytes, nr: bytes, shared: bytes, more: Sequence[bytes] = ()
+) -> ChildKeys:
+    """KEYMAT of a Child SA; ``more`` are the secrets of additional key exchanges."""
     assert sa.prf is not None
     assert sa.keys is not None
     cipher = encr.get(suite.encr, suite.key_bits)
-    return ikekeys.child_keys(sa.prf, sa.keys.sk_d, cipher, integ.get(suite.integ), ni, nr, shared)
+    return ikekeys.child_keys(sa.prf, sa.keys.sk_d, cipher, integ.get(suite.integ), ni, nr, shared, more)
 
 
 _IKE_ICV = {

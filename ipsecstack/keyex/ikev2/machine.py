@@ -22,6 +22,7 @@ from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
 from ipsecstack.keyex.ikev2.multiple_auth import MultipleAuthentication
 from ipsecstack.keyex.ikev2.postpone import postponed
+from ipsecstack.keyex.ikev2.ppk import Ppk
 from ipsecstack.keyex.ikev2.protect import DecryptionError, parse_inner
 from ipsecstack.keyex.ikev2.qcd import QuickCrashDetection
 from ipsecstack.keyex.ikev2.reauth import Reauthentication
@@ -62,6 +63,7 @@ _COUNTER: dict[int, str] = {
 extensions.EXTENSIONS[:] = (
     Fragmentation(),
     Childless(),
+    Ppk(),
     mobike.Mobike(),
     redirect.Redirect(),
     QuickCrashDetection(),

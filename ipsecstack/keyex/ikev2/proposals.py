@@ -25,7 +25,11 @@ from ipsecstack.wire.transforms import (
 Choice = tuple[int, int]  # transform ID, key bits or 0
 MAX_PROPOSALS = 64
 _NONE = 0
-_ORDER = (TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE, TransformType.ESN)
+ADDITIONAL = tuple(TransformType(TransformType.ADDKE1 + place) for place in range(7))
+_ORDER = (
+    TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE, *ADDITIONAL, TransformType.ESN,
+)  # fmt: skip
+_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL})
 
 _KE_DEFAULT = (
     KeId.CURVE_25519, KeId.ECP_256, KeId.ECP_384, KeId.ECP_521, KeId.MODP_3072, KeId.MODP_4096, KeId.MODP_2048,
@@ -61,6 +65,8 @@ class Suite:
     prf: PrfId | None
     ke: KeId
     esn: EsnId
+    additional: tuple[KeId, ...] = ()
+    """The key exchanges that follow the first one, in their order (RFC 9370)."""
 
     def __str__(self) -> str:
         """As strongSwan logs it: ``ESP:AES_GCM_16_128/NO_EXT_SEQ``."""
@@ -176,6 +182,9 @@ def accept(
             return None
         if any(t not in ours.transforms for t in chosen.transforms if t.type in needed):
             return None
+        exchanges = [t.id for t in chosen.transforms if t.type in _EXCHANGES and t.id]
+        if len(exchanges) != len(set(exchanges)):
+            return None
         return _suite(chosen, tuple(t for t in chosen.transforms if t.type in needed))
     return None
 
@@ -209,6 +218,9 @@ def _split(proposal: Proposal, with_ke: bool) -> Iterator[dict[TransformType, tu
             choices[TransformType.ESN] = tuple((int(e), 0) for e in proposal.esn or (EsnId.NO_ESN,))
         if with_ke and proposal.ke:
             choices[TransformType.KE] = _known(TransformType.KE, proposal.ke)
+            for type_, more in zip(ADDITIONAL, proposal.additional_ke, strict=False):
+                if more:
+                    choices[type_] = _known(type_, more)
         if all(choices.values()):
             yield choices
 
@@ -225,7 +237,7 @@ def _implemented(type_: TransformType, id_: int, bits: int) -> bool:
             integ.get(id_)
         elif type_ is TransformType.PRF:
             prf.get(id_)
-        elif type_ is TransformType.KE and id_ != KeId.NONE:
+        elif type_ in _EXCHANGES and id_ != KeId.NONE:
             ke.get(id_)
     except UnknownAlgorithm:
         return False
@@ -254,13 +266,15 @@ def _match(
         ordered = ours
         if type_ is TransformType.KE and preferred_ke is not None:
             ordered = tuple(sorted(ours, key=lambda c: c[0] != preferred_ke))
-        found = next((candidates[c] for c in ordered if c in candidates), None)
+        # No method twice: it would add nothing (RFC 9370 §2.2.1).
+        taken = {t.id for t in chosen if t.type in _EXCHANGES and t.id} if type_ in ADDITIONAL else set()
+        found = next((candidates[c] for c in ordered if c in candidates and c[0] not in taken), None)
         if found is not None:
             chosen.append(found)
         elif type_ in theirs or not any(id_ == _NONE for id_, _ in ours):
             return None  # no common choice, or a type that we need is not there
     for type_number in theirs.keys() - choices.keys():
-        if type_number == TransformType.KE and not with_ke:
+        if type_number in _EXCHANGES and not with_ke:
             continue
         if not any(id_ == _NONE for id_, _ in theirs[type_number]):
             return None  # the peer insists on a type that we do not have
@@ -283,4 +297,5 @@ def _suite(wire: SaProposal, chosen: tuple[Transform, ...]) -> Suite:
         PrfId(hash_.id) if hash_ else None,
         KeId(group.id) if group else KeId.NONE,
         EsnId(esn.id) if esn else EsnId.NO_ESN,
+        tuple(KeId(by_type[t].id) for t in ADDITIONAL if t in by_type and by_type[t].id),
     )

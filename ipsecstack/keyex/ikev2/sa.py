@@ -174,6 +174,16 @@ class Initial:
     peer_hashes: frozenset[int] = frozenset()
     wanted_anchors: tuple[bytes, ...] = ()
     certificates_wanted: bool = False
+    plain_keys: IkeKeys | None = field(default=None, repr=False)
+    """The keys without a post-quantum pre-shared key, until both ends know that it is used (RFC 8784)."""
+    awaited_ke: list[KeId] = field(default_factory=list)
+    """Additional key exchanges that are to come in IKE_INTERMEDIATE (RFC 9370)."""
+    intermediates: int = 0
+    int_auth_i: bytes = field(default=b"", repr=False)
+    int_auth_r: bytes = field(default=b"", repr=False)
+    """IntAuth of both directions after as many IKE_INTERMEDIATE exchanges (RFC 9242 §3.3.2)."""
+    previous: Protection | None = field(default=None, repr=False)
+    """What protected the last IKE_INTERMEDIATE, as responder."""
     children: list[str] = field(default_factory=list)
     packet: tuple[TrafficSelector, TrafficSelector] | None = None
     """Selectors of the packet that asked for the first child."""
@@ -181,6 +191,13 @@ class Initial:
     """What the first child is for, where that is not what its configuration says (populate-from-packet)."""
     rounds: Rounds | None = None
     """As responder, while IKE_AUTH takes more than one exchange."""
+
+    @property
+    def int_auth(self) -> bytes:
+        """What IKE_INTERMEDIATE adds to the octets that AUTH covers: nothing if there was none (RFC 9242 §3.3.2)."""
+        if not self.intermediates:
+            return b""
+        return self.int_auth_i + self.int_auth_r + (self.intermediates + 1).to_bytes(4, "big")
 
 
 class IkeSa:
@@ -382,6 +399,8 @@ class IkeSa:
             tasks_queued=tuple(task.label for task in self.queue),
             children=tuple(child.view() for child in self.children),
             generation=self.generation,
+            ppk=self.features.ppk_used,
+            additional_ke=suite.additional if suite else (),
             remote_cert_expiry=self.remote_cert_expiry,
             local_cert_expiry=self.local_cert_expiry,
             local_vips=self.local_vips,
