@@ -23,9 +23,8 @@ from ipsecstack.config.apply import Applier
 from ipsecstack.config.daemon import Option
 from ipsecstack.dataplane.base import DataPlane, DataPlaneError, abilities
 from ipsecstack.dataplane.memory import EchoHosts, MemoryDataPlane
-from ipsecstack.io import systemd
+from ipsecstack.io import secret_file, systemd
 from ipsecstack.io.addresses import AddressMonitor, local_addresses
-from ipsecstack.io import secret_file
 from ipsecstack.io.driver import NAT_KEEPALIVE_INTERVAL, Driver
 from ipsecstack.io.errors import NetworkError
 from ipsecstack.io.network import Network
