@@ -77,30 +77,6 @@ def test_ping_and_long_datagrams(
     clean(hosts, 6)
 
 
-def test_ipip_interface_and_transport_mode(
-    hosts: tuple[Host, Host], require_tool: Callable[[str], str]
-) -> None:
-    """RFC 3884: the kernel's IPIP interfaces, forwarding first, and one transport mode SA for what they send."""
-    require_tool("ping")
-    for host, (mine, other) in zip(hosts, ((A, B), (B, A)), strict=True):
-        try:
-            host.ns.ip(f"link add net1 type ipip local {mine.host} remote {other.host} ttl 64")
-        except RuntimeError as error:
-            pytest.skip(f"this kernel has no IPIP interfaces: {error}")
-        host.ns.ip("link set net1 up")
-    connect(planes(hosts), (A, B), ts(f"{A.host}[4]"), ts(f"{B.host}[4]"), mode=Mode.TRANSPORT)
-    for host, there in zip(hosts, ("10.2.0.0/24", "10.1.0.0/24"), strict=True):
-        host.ns.ip(f"route add {there} dev net1")
-    ping(hosts[0], "10.2.0.1", "-I", "10.1.0.1")
-    clean(hosts, 3)
-    # A route change inside needs no new SA.
-    hosts[1].ns.add_address("10.99.0.1/24")
-    hosts[0].ns.ip("route add 10.99.0.0/24 dev net1")
-    before = {sa.id for sa in hosts[0].plane.sad}
-    ping(hosts[0], "10.99.0.1", "-I", "10.1.0.1")
-    assert {sa.id for sa in hosts[0].plane.sad} == before
-
-
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_narrow_path_is_learned(
     require_root: None, require_tool: Callable[[str], str], version: int
