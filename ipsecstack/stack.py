@@ -20,6 +20,7 @@ from ipsecstack.dataplane.base import (
 from ipsecstack.ipsec.sa import Address, SaCounters, SaId
 from ipsecstack.keyex.base import (
     AddPolicy,
+    AddVirtualIp,
     ChildSaView,
     InstallSa,
     KeyExchangeEndpoint,
@@ -28,6 +29,7 @@ from ipsecstack.keyex.base import (
     ReleaseSpi,
     RemovePolicy,
     RemoveSa,
+    RemoveVirtualIp,
     SendDatagram,
     UpdateSa,
 )
@@ -134,6 +136,12 @@ class Stack:
                 self._tell(output)
             elif isinstance(output, RemovePolicy):
                 self.dataplane.remove_policy(output.entry)
+                self._tell(output)
+            elif isinstance(output, AddVirtualIp):
+                self.dataplane.add_address(output.address)
+                self._tell(output)
+            elif isinstance(output, RemoveVirtualIp):
+                self.dataplane.remove_address(output.address)
                 self._tell(output)
             elif isinstance(output, ReleaseSpi):
                 self.dataplane.release_spi(output.spi)

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 
+from ipsecstack.dataplane.addresses import VirtualAddresses
 from ipsecstack.dataplane.base import DataPlaneError, EspDatagrams, Features
 from ipsecstack.dataplane.routes import RouteTable
 from ipsecstack.dataplane.tun_device import TunDevice
@@ -19,6 +20,7 @@ from ipsecstack.dataplane.tun_interfaces import VirtualInterfaces
 from ipsecstack.dataplane.userspace import DEFAULT_PATH_MTU, Packet, Random, UserspaceCore
 from ipsecstack.dataplane.xfrm.guard import make_guard
 from ipsecstack.dataplane.xfrm.sockets import bypass
+from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.ipsec.spd import SpdEntry
 
 FEATURES = Features(
@@ -68,6 +70,7 @@ class TunDataPlane(UserspaceCore):
         except BaseException:
             self._device.close()
             raise
+        self._addresses = VirtualAddresses(self.name)
         self._interfaces = VirtualInterfaces(mtu, self._exempt)
         self._sealed: list[EspDatagrams] = []  # what virtual interfaces sent, for the next ``read_device``
 
@@ -100,6 +103,14 @@ class TunDataPlane(UserspaceCore):
         if self._guard is not None:
             bypass(sock)
 
+    def add_address(self, address: IPAddress) -> None:
+        self._addresses.add(address)
+        self._routes.refresh()
+
+    def remove_address(self, address: IPAddress) -> None:
+        self._addresses.remove(address)
+        self._routes.refresh()
+
     def addresses_changed(self) -> None:
         """Addresses or links of this host changed: routes and rules are installed again, with new source hints."""
         self._routes.refresh()
@@ -113,6 +124,7 @@ class TunDataPlane(UserspaceCore):
         if not self._device.is_there():
             self._device.close()
             self._device = TunDevice(self.name)
+        self._addresses.restore()
         self._routes.reattach()
 
     def device_fileno(self) -> int | None:
@@ -166,6 +178,7 @@ class TunDataPlane(UserspaceCore):
 
     def close(self) -> None:
         super().close()
+        self._addresses.close()
         try:
             self._routes.close()
         finally:

@@ -242,6 +242,12 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
             raise DataPlaneError("too many dummy packets wait")
         self._dummies.append((sa, number, octets))
 
+    def add_address(self, address: IPAddress) -> None:
+        """There is no host that could have it."""
+
+    def remove_address(self, address: IPAddress) -> None:
+        """Nothing was done to add it."""
+
     def addresses_changed(self) -> None:
         """Nothing here depends on this host's addresses."""
 

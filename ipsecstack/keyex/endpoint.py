@@ -232,6 +232,11 @@ class Endpoint:
         self.registry.add(sa)
         if sa.state is State.HALF_OPEN:
             self._reception.half_open.add(sa.uniqueid, sa.remote.host)
+            surplus = self._reception.half_open.surplus()
+            oldest = self.registry.get(surplus) if surplus is not None else None
+            if oldest is not None:
+                self.count_statistic("half-open-drops")
+                lifecycle.destroy(oldest, "timeout", self._now)
         self.touch(sa)
 
     def discard(self, sa: IkeSa) -> None:
@@ -466,7 +471,7 @@ class Endpoint:
 
     def addresses_changed(self, addresses: Iterable[IPAddress], now: float) -> None:
         """Local addresses (these are all of them) or routes changed."""
-        self.local_addresses = tuple(dict.fromkeys(addresses))
+        self.local_addresses = tuple(a for a in dict.fromkeys(addresses) if a not in self._vips)
         for sa in self.registry.all():
             mobike.local_changed(sa, now)
             if sa.state is not State.DEAD:

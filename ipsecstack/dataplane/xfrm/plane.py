@@ -14,8 +14,8 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from errno import EEXIST
 
+from ipsecstack.dataplane.addresses import VirtualAddresses
 from ipsecstack.dataplane.base import (
     Acquired,
     DataPlaneCounters,
@@ -23,29 +23,20 @@ from ipsecstack.dataplane.base import (
     DataPlaneEvent,
     Features,
     PeerAddressChanged,
-    SaExpired,
 )
 from ipsecstack.dataplane.xfrm.codec import (
     AcquireAsked,
-    Answer,
     MappingChanged,
     Overrun,
     PoliciesFlushed,
     PolicyDeleted,
-    Request,
-    State,
+    Received,
     StateDeleted,
     StateExpired,
-    StateFound,
     StatesFlushed,
-    delete_state,
-    dump_states,
-    get_state,
-    glance,
-    new_state,
 )
 from ipsecstack.dataplane.xfrm.leftovers import remove_stale
-from ipsecstack.dataplane.xfrm.netlink import Kernel, KernelError, Monitor
+from ipsecstack.dataplane.xfrm.netlink import Kernel, Monitor
 from ipsecstack.dataplane.xfrm.numbers import (
     UDP_ENCAP,
     UDP_ENCAP_ESPINUDP,
@@ -57,12 +48,12 @@ from ipsecstack.dataplane.xfrm.policies import (
     PolicyBook,
 )
 from ipsecstack.dataplane.xfrm.routes import MARK, SourceRoutes
+from ipsecstack.dataplane.xfrm.sas import KernelSas
 from ipsecstack.dataplane.xfrm.selectors import packet_of
 from ipsecstack.dataplane.xfrm.shapes import Shapes, ways_of
 from ipsecstack.dataplane.xfrm.sockets import InstanceLock, KernelCounts, bypass
 from ipsecstack.dataplane.xfrm.spis import SpiPool
-from ipsecstack.dataplane.xfrm.states import Installed, far_ahead, kind_of_limit, moved, states_of
-from ipsecstack.dataplane.xfrm.structures import Faults, StateId
+from ipsecstack.dataplane.xfrm.states import states_of
 from ipsecstack.ipsec.sa import Address, Direction, Mode, SaCounters, SaDescription, SaId
 from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.ipsec.spd import SpdEntry
@@ -81,12 +72,10 @@ FEATURES = Features(
     tfc=True,
 )
 GROUPS = (Group.ACQUIRE, Group.EXPIRE, Group.SA, Group.POLICY, Group.MIGRATE, Group.MAPPING)
-_LOOK_INTERVAL = 1.0  # seconds between two lists of all SAs, at least
-_LOOK_SHARE = 20  # and that many times as long as the last one took
-_BURST_QUERIES, _BURST_SECONDS = 24, 0.1  # so many queries in that time are answered from one list
-_REPAIR_DELAY = 1.0  # seconds after another's hand was in our policies
-_UNSEEN = 1 << 20  # sequence numbers that an SA may have used between a look at it and its end
-_SPI_TRIES = 64
+_REPAIR_DELAY, _REPAIR_AGAIN = (
+    1.0,
+    10.0,
+)  # seconds after another's hand was in our policies, and after a failure
 
 
 class XfrmDataPlane:
@@ -121,6 +110,8 @@ class XfrmDataPlane:
             self._counts = KernelCounts()
             self._undo.callback(self._counts.close)
             remove_stale(self._kernel, self._user)
+            self._virtual = VirtualAddresses("lo")
+            self._undo.callback(self._virtual.close)
             self._routes: SourceRoutes | None = None
             if install_routes:
                 self._routes = SourceRoutes()
@@ -131,15 +122,20 @@ class XfrmDataPlane:
             raise
         self._shapes = Shapes()
         self._book = PolicyBook(self._kernel, self._user, self._shapes.render, ways_of)
-        self._sas: dict[SaId, Installed] = {}
-        self._names: dict[StateId, SaId] = {}
-        self._spis = SpiPool(self._kernel)
         self._events: list[DataPlaneEvent] = []
-        self._touched: set[SaId] = set()
-        self._next_look = 0.0
+        self._sas = KernelSas(
+            self._kernel,
+            self._user,
+            clock,
+            wall_clock,
+            self._events.append,
+            self._monitor.receive,
+            self._take,
+        )
+        self._spis = SpiPool(self._kernel)
         self._told_of_dummies = False
-        self._burst_began, self._burst = float("-inf"), 0
         self._repair_at: float | None = None
+        self._find_missing = self._words_lost = False
         self._acquired: dict[int, int] = {}  # reqid -> number of the kernel's acquire, until its SA is there
 
     def allocate_spi(self, random: Callable[[int], bytes]) -> int:
@@ -163,13 +159,8 @@ class XfrmDataPlane:
             states[-1] = replace(states[-1], info=replace(states[-1].info, seq=seq))
         if sa.direction is Direction.IN:
             self._spis.release(sa.spi)
-        self._add(states)
-        entry = Installed(sa, tuple(state.info.id for state in states), looked=self._clock())
-        self._sas[name] = entry
+        self._sas.add(sa, states)
         self._spis.used(sa.spi)
-        for state in entry.states:
-            self._names[state] = name
-        self._touched.add(name)
         try:
             if self._shapes.add(sa):
                 self._book.refresh(sa.reqid)
@@ -193,177 +184,40 @@ class XfrmDataPlane:
         except DataPlaneError as error:
             log.warning("%s", error)
 
-    def _add(self, states: Sequence[State]) -> None:
-        """All of them, or none. An SA of ours that is in the way is a leftover, and makes room."""
-        done: list[StateId] = []
-        try:
-            for state in states:
-                try:
-                    self._kernel.call(new_state(state))
-                except KernelError as error:
-                    if error.number != EEXIST or not self._is_leftover(state.info.id):
-                        raise
-                    self._kernel.ask([delete_state(state.info.id, state.mark)])
-                    self._kernel.call(new_state(state))
-                done.append(state.info.id)
-        except DataPlaneError:
-            self._kernel.ask(delete_state(name, states[0].mark) for name in done)
-            raise
-
-    def _is_leftover(self, name: StateId) -> bool:
-        if name in self._names:
-            return False
-        (answer,) = self._kernel.ask([get_state(name)])
-        return isinstance(answer, StateFound) and answer.state.info.selector.user == self._user
-
     def update(self, sa: SaId, source: Address, destination: Address, encapsulated: bool) -> SaId:
         entry = self._sas.get(sa)
-        if entry is None or entry.gone:
+        if entry is None:
             raise DataPlaneError(f"an SA with SPI {sa.spi:08x} is not installed")
         old = entry.description
         new = replace(old, source=source, destination=destination, encapsulated=encapsulated)
-        if new.id != sa and new.id in self._sas:
-            raise DataPlaneError(f"an SA with SPI {sa.spi:08x} to {destination.host} is installed already")
-        states = states_of(new, self._user)
-        same_place = (old.source.host, old.destination.host) == (source.host, destination.host)
-        if same_place and encapsulated and old.encapsulated:
-            self._kernel.call(new_state(states[-1], replace=True))
-        else:
-            self._move(entry, states)
-        for state in entry.states:
-            self._names.pop(state, None)
-        del self._sas[sa]
-        entry.description, entry.states = new, tuple(state.info.id for state in states)
-        entry.told_remote = None
-        self._sas[new.id] = entry
-        for state in entry.states:
-            self._names[state] = new.id
-        self._touched.discard(sa)
-        self._touched.add(new.id)
+        try:
+            self._sas.move(sa, new)
+        finally:
+            self._look_for_missing()
         self._shapes.remove(old)
         self._shapes.add(new)
         self._book.refresh(new.reqid)
         self._follow(new.reqid)
         return new.id
 
-    def _move(self, entry: Installed, states: list[State]) -> None:
-        """Delete the SA and add it elsewhere, where its counts, window and sequence numbers go on.
-
-        The kernel tells of each deletion with the numbers the SA had at its end. Should that word be lost, the ones
-        read before count, moved so far ahead that no number (hence no IV) is used twice.
-        """
-        mark = entry.description.mark
-        found = self._kernel.ask(get_state(name, mark) for name in entry.states)
-        self._kernel.ask(delete_state(name, mark) for name in entry.states)
-        last: dict[StateId, State] = {}
-        for received in self._monitor.receive():
-            if isinstance(received.answer, StateDeleted) and received.answer.id in entry.states:
-                if received.answer.state is not None:
-                    last[received.answer.id] = received.answer.state
-            else:
-                self._take(received.answer, received.port)
-        before = [answer.state if isinstance(answer, StateFound) else None for answer in found]
-        ends = [last.get(name, old) for name, old in zip(entry.states, before, strict=True)]
-        base, end = entry.base, ends[-1]
-        after = [moved(state, at_end) for state, at_end in zip(states, ends, strict=True)]
-        if entry.description.direction is Direction.OUT:
-            after = [
-                state if name in last else far_ahead(state, _UNSEEN)
-                for state, name in zip(after, entry.states, strict=True)
-            ]
-        try:
-            self._add(after)
-        except DataPlaneError:
-            back = states_of(entry.description, self._user)
-            try:
-                self._add([moved(state, at_end) for state, at_end in zip(back, ends, strict=True)])
-            except DataPlaneError:
-                self._expire(entry.description.id, entry, True, "removed")
-                entry.gone = True
-            raise
-        if end is not None:
-            faults = end.info.faults
-            entry.base = Faults(
-                base.before_window + faults.before_window,
-                base.duplicates + faults.duplicates,
-                base.integrity + faults.integrity,
-            )
-
     def remove(self, sa: SaId) -> SaCounters | None:
-        entry = self._sas.pop(sa, None)
+        entry = self._sas.remove(sa)
         if entry is None:
             return None
-        mark = entry.description.mark
-        requests: list[Request] = [] if entry.gone else [get_state(entry.main, mark)]
-        requests += [delete_state(name, mark) for name in entry.states]
-        answers = self._kernel.ask(requests)
-        if not entry.gone:
-            self._note(entry, answers[0])
-        for name in entry.states:
-            self._names.pop(name, None)
         self._spis.unused(sa.spi)
-        self._touched.discard(sa)
         if self._shapes.remove(entry.description):
-            self._book.refresh(entry.description.reqid)
+            try:
+                self._book.refresh(entry.description.reqid)
+            except DataPlaneError as error:
+                log.error("%s", error)  # the SA is gone all the same; a policy of its kind finds none
             self._follow(entry.description.reqid)
         return entry.counters
 
     def query(self, sa: SaId) -> SaCounters | None:
-        entry = self._sas.get(sa)
-        if entry is None:
-            return None
-        if not entry.gone and not self._seen_just_now(entry):
-            (answer,) = self._kernel.ask([get_state(entry.main, entry.description.mark)])
-            if self._note(entry, answer):
-                self._touched.add(sa)
-        return entry.counters.copy()
-
-    def _seen_just_now(self, entry: Installed) -> bool:
-        """Whoever asks for many SAs in a row gets them from one list, which costs less than asking for each."""
-        now = self._clock()
-        if now - self._burst_began > _BURST_SECONDS:
-            self._burst_began, self._burst = now, 0
-        self._burst += 1
-        if self._burst <= _BURST_QUERIES:
-            return False
-        if entry.looked < self._burst_began:
-            self._look(now)
-        return entry.looked >= self._burst_began
-
-    def _note(self, entry: Installed, answer: Answer) -> bool:
-        if not isinstance(answer, StateFound):
-            return False
-        info = answer.state.info
-        return entry.count(info.use, info.faults, answer.state.last_used, self._clock(), self._wall())
+        return self._sas.query(sa)
 
     def touched(self) -> set[SaId]:
-        """SAs whose counters changed since the last call, by a list of all SAs that is made now and then."""
-        now = self._clock()
-        if self._sas and now >= self._next_look:
-            self._look(now)
-            self._next_look = self._clock() + max(_LOOK_INTERVAL, _LOOK_SHARE * (self._clock() - now))
-        touched, self._touched = self._touched, set()
-        return touched
-
-    def _look(self, now: float) -> set[StateId]:
-        """Take the counts of all our SAs; the names of those that are there."""
-        wall = self._wall()
-        there: set[StateId] = set()
-
-        def visit(_kind: int, body: memoryview) -> None:
-            found = glance(body)
-            if found is None or found.user != self._user:
-                return
-            there.add(found.id)
-            name = self._names.get(found.id)
-            if name is None:
-                return
-            entry = self._sas[name]
-            if found.id == entry.main and entry.count(found.use, found.faults, found.last_used, now, wall):
-                self._touched.add(name)
-
-        self._kernel.dump(dump_states(), visit)
-        return there
+        return self._sas.touched()
 
     # --- policies -----------------------------------------------------------------------------------------------------
 
@@ -394,7 +248,8 @@ class XfrmDataPlane:
     # --- what the kernel tells ----------------------------------------------------------------------------------------
 
     def events(self) -> list[DataPlaneEvent]:
-        events, self._events = self._events, []
+        events = self._events.copy()
+        self._events.clear()
         return events
 
     def event_fileno(self) -> int | None:
@@ -404,58 +259,48 @@ class XfrmDataPlane:
         if self._closed:
             return
         for received in self._monitor.receive():
-            self._take(received.answer, received.port)
+            self._take(received)
+        self._look_for_missing()
 
-    def _take(self, answer: Answer, port: int) -> None:
+    def _look_for_missing(self) -> None:
+        """Once for all that was told: whoever deletes a thousand SAs causes a thousand words."""
+        if not self._find_missing:
+            return
+        try:
+            self._sas.find_missing(self._words_lost)
+        except DataPlaneError as error:
+            log.error("%s", error)
+            self._repair_soon()
+        else:
+            self._find_missing = self._words_lost = False
+
+    def _take(self, received: Received) -> None:
+        answer = received.answer
         if isinstance(answer, StateExpired):
-            self._expired(answer)
+            self._sas.expired(answer)
         elif isinstance(answer, AcquireAsked):
             self._acquire(answer)
         elif isinstance(answer, MappingChanged):
             self._mapping(answer)
         elif isinstance(answer, Overrun):
-            log.warning("events of the kernel were lost: looking at all SAs")
-            self._find_missing()
-        elif port == self._kernel.port:
+            log.warning("events of the kernel were lost: looking at all SAs and policies")
+            self._find_missing = self._words_lost = True
+            self._repair_soon()
+        elif received.port == self._kernel.port:
             return
         elif isinstance(answer, StateDeleted):
-            if answer.id in self._names:
-                self._find_missing()
+            if self._sas.of_state(answer.id) is not None:
+                self._find_missing = True
         elif isinstance(answer, StatesFlushed):
-            self._find_missing()
-        elif self._repair_at is None and (
-            isinstance(answer, PoliciesFlushed)
-            or (isinstance(answer, PolicyDeleted) and answer.selector.user == self._user)
+            self._find_missing = True
+        elif isinstance(answer, PoliciesFlushed) or (
+            isinstance(answer, PolicyDeleted) and answer.selector.user == self._user
         ):
+            self._repair_soon()
+
+    def _repair_soon(self) -> None:
+        if self._repair_at is None:
             self._repair_at = self._clock() + _REPAIR_DELAY
-
-    def _expired(self, told: StateExpired) -> None:
-        name = self._names.get(told.info.id)
-        entry = self._sas.get(name) if name is not None else None
-        if name is None or entry is None or told.info.id != entry.main:
-            return  # a reservation that lapsed, or another program's SA
-        self._expire(name, entry, told.hard, kind_of_limit(told.info.limits, told.info.use, told.hard))
-        if told.hard:
-            entry.count(told.info.use, told.info.faults, None, self._clock(), self._wall())
-            entry.gone = True
-
-    def _expire(self, name: SaId, entry: Installed, hard: bool, kind: str) -> None:
-        if entry.gone or (hard, kind) in entry.told:
-            return
-        entry.told.add((hard, kind))
-        self._touched.add(name)
-        self._events.append(SaExpired(name, hard, kind))
-
-    def _find_missing(self) -> None:
-        """SAs that another program deleted, or that ended unseen: their end is told like a hard limit."""
-        there = self._look(self._clock())
-        for name, entry in list(self._sas.items()):
-            if entry.gone:
-                continue
-            if entry.main not in there:
-                log.warning("the SA %08x to %s was removed by another program", name.spi, name.destination)
-                self._expire(name, entry, True, "removed")
-                entry.gone = True
 
     def _acquire(self, asked: AcquireAsked) -> None:
         selector = asked.policy.selector
@@ -474,9 +319,11 @@ class XfrmDataPlane:
             return
 
     def _mapping(self, told: MappingChanged) -> None:
-        name = self._names.get(told.id)
-        entry = self._sas.get(name) if name is not None else None
-        if name is None or entry is None or name.direction is not Direction.IN or entry.gone:
+        found = self._sas.of_state(told.id)
+        if found is None:
+            return
+        name, entry = found
+        if name.direction is not Direction.IN or entry.gone:
             return
         remote = Address(*told.new)
         if remote in (entry.description.source, entry.told_remote):
@@ -497,11 +344,21 @@ class XfrmDataPlane:
     def handle_timer(self, now: float) -> None:
         if self._repair_at is not None and now >= self._repair_at:
             self._repair_at = None
-            log.warning("another program removed policies of ours: installing them again")
+            self._look_for_missing()
+            log.warning("policies of ours may have been removed: installing them again")
             try:
                 self.repair()
             except DataPlaneError as error:
-                log.error("%s", error)
+                self._repair_at = now + _REPAIR_AGAIN
+                log.error("%s; tried again in %g s", error, _REPAIR_AGAIN)
+
+    def add_address(self, address: IPAddress) -> None:
+        self._virtual.add(address)
+        self.addresses_changed()
+
+    def remove_address(self, address: IPAddress) -> None:
+        self._virtual.remove(address)
+        self.addresses_changed()
 
     def addresses_changed(self) -> None:
         if self._routes is not None:
@@ -528,12 +385,9 @@ class XfrmDataPlane:
         self._closed = True
         try:
             self._book.close()
-            gone = [(name, entry.description.mark) for entry in self._sas.values() for name in entry.states]
-            self._kernel.ask(delete_state(name, mark) for name, mark in gone)
+            self._sas.close()
             self._spis.close()
         finally:
-            self._sas.clear()
-            self._names.clear()
             self._undo.close()
 
 
