@@ -298,11 +298,11 @@ class Daemon:
         return counters.last_used if counters else None
 
     def _addresses_changed(self) -> None:
+        self._tell_addresses()  # first: traffic waits for it
         try:
             self.dataplane.addresses_changed()
         except DataPlaneError as error:
             log.warning("after a change of local addresses: %s", error)
-        self._tell_addresses()
 
     def _tell_addresses(self) -> None:
         """What the key exchange has to know of this host's addresses and routes (MOBIKE)."""

@@ -61,6 +61,7 @@ SETTINGS: dict[str, Callable[[str], Option]] = {
     "cookie_threshold_ip": _whole(0, 10**6),
     "block_threshold_ip": _whole(0, 10**6),
     "init_limit_half_open": _whole(0, 10**6),
+    "half_open_limit": _whole(0, 10**6),
     "cookie_lifetime": _number(1, 3600),
     "answer_rate": _number(0, 10**6),
     "max_packet": _whole(1280, 65535),

@@ -120,6 +120,11 @@ class HalfOpen:
             if not self._per_host[host]:
                 del self._per_host[host]
 
+    def surplus(self) -> int | None:
+        """The oldest half-open IKE SA when there are more than ``half_open_limit``; else None."""
+        limit = self._options.half_open_limit
+        return next(iter(self._hosts)) if limit and len(self._hosts) > limit else None
+
     def decide(self, host: IPAddress, refused: int = 0, refused_here: int = 0) -> Decision:
         """By the limits of the options; a cookie is asked for before anything is computed.
 

@@ -34,6 +34,9 @@ class Options:
     """Half-open IKE SAs of one remote address from which on requests are dropped; 0 means never."""
     init_limit_half_open: int = 0
     """Half-open IKE SAs from which on every IKE_SA_INIT request is dropped; 0 means never."""
+    half_open_limit: int = 4096
+    """Half-open IKE SAs that are kept; beyond that the oldest one makes room; 0 means no limit. A peer that means it
+    is authenticated long before its turn comes."""
     cookie_lifetime: float = 10.0
     """Age at which the cookie secret changes; the one before it is still accepted."""
     answer_rate: float = 20.0
