@@ -22,7 +22,16 @@ from lab.netns import Namespace, link, namespaces
 from lab.process import wait_until
 
 from ipsecstack.dataplane.base import Acquired, DataPlaneError
-from ipsecstack.dataplane.xfrm.codec import Policy, PolicyFound, dump_policies, read
+from ipsecstack.dataplane.xfrm.codec import (
+    Acknowledged,
+    Overrun,
+    Policy,
+    PolicyFound,
+    Received,
+    StatesFlushed,
+    dump_policies,
+    read,
+)
 from ipsecstack.dataplane.xfrm.netlink import Kernel, KernelError
 from ipsecstack.dataplane.xfrm.numbers import StateMode, Verdict, Way
 from ipsecstack.dataplane.xfrm.plane import XfrmDataPlane
@@ -202,6 +211,66 @@ def test_flushed_policies_come_back(place: Namespace, plane: XfrmDataPlane) -> N
     assert len(listed(place)) == 3
     plane.read_events(0)
     assert plane.next_timer() is None
+
+
+def test_policies_come_back_when_words_of_the_kernel_were_lost(
+    place: Namespace, plane: XfrmDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood of events overruns the socket: nobody knows then what another program did to our policies."""
+    plane.add_policy(PROTECT)
+    place.run("ip", "xfrm", "policy", "flush")
+    plane._monitor.receive()
+    monkeypatch.setattr(plane._monitor, "receive", lambda: [Received(0, 0, Overrun())])
+    plane.read_events(0)
+    monkeypatch.undo()
+    at = plane.next_timer()
+    assert at is not None
+    plane.handle_timer(at)
+    assert len(listed(place)) == 3
+    assert plane.next_timer() is None
+
+
+def test_a_repair_that_fails_is_tried_again(
+    place: Namespace, plane: XfrmDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.add_policy(PROTECT)
+    place.run("ip", "xfrm", "policy", "flush")
+    plane.read_events(0)
+    with monkeypatch.context() as refusing:
+        refusing.setattr(plane._kernel, "ask", lambda requests: [Acknowledged(12) for _ in requests])
+        at = plane.next_timer()
+        assert at is not None
+        plane.handle_timer(at)
+    assert listed(place) == []
+    again = plane.next_timer()
+    assert again == at + 10
+    plane.handle_timer(again)
+    assert len(listed(place)) == 3
+    plane.read_events(0)
+    assert plane.next_timer() is None
+
+
+def test_what_a_failed_repair_left_goes_at_the_end(
+    place: Namespace, plane: XfrmDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.add_policy(PROTECT)
+    with monkeypatch.context() as refusing:
+        refusing.setattr(plane._kernel, "ask", lambda requests: [Acknowledged(12) for _ in requests])
+        with pytest.raises(DataPlaneError, match="memory"):
+            plane.repair()
+    assert len(listed(place)) == 3
+    plane.close()
+    assert listed(place) == []
+
+
+def test_many_deletions_cause_one_look(
+    place: Namespace, plane: XfrmDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+    monkeypatch.setattr(plane._sas, "find_missing", looks.append)
+    monkeypatch.setattr(plane._monitor, "receive", lambda: [Received(0, 0, StatesFlushed(0))] * 100)
+    plane.read_events(0)
+    assert looks == [False]
 
 
 def test_what_the_kernel_cannot_do_says_so(place: Namespace, plane: XfrmDataPlane) -> None:

@@ -167,16 +167,15 @@ class PolicyBook:
 
     def repair(self) -> None:
         """Install everything again, whatever the kernel has."""
-        self._installed.clear()
-        self._settle(list(self._claims))
+        self._settle(list(self._claims), anew=True)
 
-    def _settle(self, places: Sequence[Place]) -> None:
-        """Make the kernel's policies in these places what they should be."""
+    def _settle(self, places: Sequence[Place], anew: bool = False) -> None:
+        """Make the kernel's policies in these places what they should be; ``anew``: also those that it should have."""
         wanted: list[tuple[Place, Policy | None]] = []
         for place in places:
             claims = self._claims.get(place)
             policy = self._render(claims[0][2], place) if claims else None
-            if policy != self._installed.get(place):
+            if policy != self._installed.get(place) or (anew and policy is not None):
                 wanted.append((place, policy))
         if not wanted:
             return

@@ -78,6 +78,18 @@ def kind_of_limit(limits: Limits, use: Use, hard: bool) -> str:
     return "packets" if use.packets >= packets else "seconds"
 
 
+def passed_limits(limits: Limits, entry: Installed, now: float) -> list[str]:
+    """The soft limits that an SA has passed by what is known of it, whether or not the kernel's word was heard."""
+    out = []
+    if entry.counters.octets >= limits.soft_octets:
+        out.append("octets")
+    if entry.counters.packets >= limits.soft_packets:
+        out.append("packets")
+    if limits.soft_seconds and now - entry.since >= limits.soft_seconds:
+        out.append("seconds")
+    return out
+
+
 def replay_of(sa: SaDescription) -> Replay | None:
     """The empty window where it is wider than the fixed part of an SA says, and with ESN always."""
     inbound = sa.direction is Direction.IN
@@ -186,6 +198,7 @@ class Installed:
     states: tuple[StateId, ...]
     base: Faults = field(default_factory=Faults)  # counted before it moved to other addresses
     counters: SaCounters = field(default_factory=lambda: SaCounters(uncounted=UNCOUNTED))
+    since: float = 0.0
     looked: float = 0.0
     told: set[tuple[bool, str]] = field(default_factory=set)
     told_remote: object = None
