@@ -8,11 +8,27 @@ from ipsecstack.crypto import auth, ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex.base import ConnectionConfig, Proposal
-from ipsecstack.keyex.ikev2 import authenticate, childless, extensions, keymat, lifecycle, nat, ppk, redirect
-from ipsecstack.keyex.ikev2.create_child import NewChild
-from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
+from ipsecstack.keyex.ikev2 import (
+    authenticate,
+    childless,
+    extensions,
+    intermediate,
+    keymat,
+    lifecycle,
+    nat,
+    ppk,
+    redirect,
+)
 from ipsecstack.keyex.ikev2.negotiate import NONCE_OCTETS
-from ipsecstack.keyex.ikev2.proposals import DEFAULT_IKE, accept, methods, offer, proposals_text, select
+from ipsecstack.keyex.ikev2.proposals import (
+    DEFAULT_IKE,
+    Suite,
+    accept,
+    methods,
+    offer,
+    proposals_text,
+    select,
+)
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import Kind, State
 from ipsecstack.keyex.ikev2.task import Refusal, Task
@@ -121,32 +137,16 @@ def handle_response(sa: IkeSa, task: IkeInit, message: Message, now: float) -> N
     if sa.nat:
         nat.float_ports(sa)
     for reason, problem in (
+        ("NO_PROPOSAL_CHOSEN", _unfit(sa, suite)),
         ("CHILDLESS", childless.objection(sa, initial.children)),
         ("PPK", ppk.objection(sa)),
     ):
         if problem is not None:
             _fail(sa, task, reason, problem, now)
             return
-    _go_on(sa, task, config)
-
-
-def _go_on(sa: IkeSa, task: IkeInit, config: ConnectionConfig) -> None:
-    """The IKE SA has its keys: IKE_AUTH is next, with the first child unless all come later."""
-    initial = sa.initial
-    assert initial is not None
-    later = childless.deferred(sa)
-    auth_task = IkeAuth([] if later else initial.children)
-    auth_task.tickets, task.tickets = task.tickets, []
-    if later:
-        for name in initial.children:
-            child = next((c for c in config.children if c.name == name), None)
-            if child is not None:
-                first = name == initial.children[0]
-                follow = NewChild(child, initial.packet, initial.selectors) if first else NewChild(child)
-                follow.tickets, auth_task.tickets = auth_task.tickets[:1], auth_task.tickets[1:]
-                sa.enqueue(follow)
-    sa.enter(State.AUTH_SENT)
-    sa.enqueue(auth_task, first=True)
+    tickets, task.tickets = task.tickets, []
+    initial.awaited_ke = list(suite.additional)
+    intermediate.proceed(sa, tickets, now)
 
 
 def _again_with_cookie(sa: IkeSa, task: IkeInit, cookie: bytes, now: float) -> None:
@@ -190,6 +190,12 @@ def _fail(sa: IkeSa, task: Task, reason: str, message: str, now: float, *, recei
     lifecycle.failed(sa, None, reason, message, received=received)
     sa.host.finish(task.tickets, False, f"establishing IKE_SA {sa.name} failed: {message}")
     lifecycle.destroy(sa, reason, now)
+
+
+def _unfit(sa: IkeSa, suite: Suite) -> str | None:
+    if suite.additional and not sa.features.intermediate:
+        return "peer chose additional key exchanges, but does not support IKE_INTERMEDIATE"
+    return None
 
 
 def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
@@ -237,6 +243,11 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
             f"DH group {_method_name(ke_payload.method)} unacceptable, requesting {suite.ke.vici_name}",
             int(suite.ke).to_bytes(2, "big"),
         )
+    if suite.additional and message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:
+        raise Refusal(
+            NotifyType.NO_PROPOSAL_CHOSEN,
+            "peer offers additional key exchanges without IKE_INTERMEDIATE, which they need",
+        )
     try:
         public, shared = ke.get(suite.ke).respond(ke_payload.data, host.random)
     except (KeError, UnknownAlgorithm) as error:
@@ -245,6 +256,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     sa.log("CFG", 1, f"selected proposal: {suite}")
     initial.nonce = host.random(NONCE_OCTETS)
     initial.peer_nonce = nonce.data
+    initial.awaited_ke = list(suite.additional)
     initial.peer_hashes = _peer_hashes(message)
     keymat.protect_initial(sa, suite, shared, nonce.data, initial.nonce)
     finding = nat.detect(message, sa.spi_i, bytes(8), sa.local, sa.remote)

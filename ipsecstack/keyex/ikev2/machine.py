@@ -11,6 +11,7 @@ from ipsecstack.keyex.ikev2 import (
     fragmentation,
     ike_auth,
     ike_auth_answer,
+    intermediate,
     lifecycle,
     mobike,
     redirect,
@@ -20,6 +21,7 @@ from ipsecstack.keyex.ikev2.config_payload import Configuration
 from ipsecstack.keyex.ikev2.fragmentation import Fragmentation, Opened
 from ipsecstack.keyex.ikev2.ike_auth import IkeAuth
 from ipsecstack.keyex.ikev2.informational import DeleteIke, Liveness
+from ipsecstack.keyex.ikev2.intermediate import Intermediate
 from ipsecstack.keyex.ikev2.multiple_auth import MultipleAuthentication
 from ipsecstack.keyex.ikev2.postpone import postponed
 from ipsecstack.keyex.ikev2.ppk import Ppk
@@ -63,6 +65,7 @@ _COUNTER: dict[int, str] = {
 extensions.EXTENSIONS[:] = (
     Fragmentation(),
     Childless(),
+    Intermediate(),
     Ppk(),
     mobike.Mobike(),
     redirect.Redirect(),
@@ -129,9 +132,13 @@ def _receive_request(
     opened = _open(sa, header, data, local, remote, now)
     if opened is None:
         return
-    if sa.state is State.HALF_OPEN and header.exchange != ExchangeType.IKE_AUTH:
-        _drop(sa, "only IKE_AUTH may follow IKE_SA_INIT")
-        return
+    if sa.state is State.HALF_OPEN and header.exchange != ExchangeType.IKE_INTERMEDIATE:
+        if header.exchange != ExchangeType.IKE_AUTH:
+            _drop(sa, "only IKE_AUTH may follow IKE_SA_INIT")
+            return
+        if intermediate.awaited(sa):
+            _drop(sa, "IKE_AUTH before the key exchanges that were agreed on")
+            return
     if sa.state is State.AUTH_SENT:
         # The peer may be ahead of its own IKE_AUTH response: it will send this again.
         _drop(sa, "the peer has not authenticated itself yet")
@@ -156,6 +163,7 @@ def _receive_request(
             return
         _count_in(sa, message, 0)
         _note_window(sa, message)
+        intermediate.received(sa, header, opened.first_payload, opened.chain)
         payloads = _answer(sa, message, now)
         broken = payloads is None
         if payloads is None:
@@ -169,6 +177,7 @@ def _receive_request(
     )
     response = fragmentation.seal(sa, answer, payloads, opened.largest)
     sa.responses.answered(opened.datagram, response, header.message_id)
+    intermediate.sent(sa, answer, payloads)
     _log_out(sa, Message(answer, tuple(payloads)))
     send(sa, response, local, remote)
     if broken and sa.state in (State.HALF_OPEN, State.AUTHENTICATING):
@@ -193,7 +202,14 @@ def _repeat(sa: IkeSa, header: Header, data: bytes, local: Address, remote: Addr
             return
         if fragment.number != 1:
             return
-        sa.protection.open(data, outer)
+        try:
+            sa.protection.open(data, outer)
+        except IntegrityError:
+            # The request came before the key exchange that it was part of had new keys for an answer.
+            previous = sa.initial.previous if sa.initial is not None else None
+            if previous is None:
+                raise
+            previous.open(data, outer)
     except (IntegrityError, WireError) as error:
         _refuse(sa, error)
         return
@@ -289,6 +305,7 @@ def _receive_response(
         return
     _count_in(sa, message, 0)
     _note_window(sa, message)
+    intermediate.received(sa, header, opened.first_payload, opened.chain)
     _conclude_task(sa, task, message, now)
     mobike.answered_over(sa, local, remote, now)
 
@@ -486,6 +503,7 @@ def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) ->
         payloads = [*payloads, *_tell_window(sa)]
         datagrams = fragmentation.seal(sa, header, payloads)
         task.sent = header, payloads
+        intermediate.sent(sa, header, payloads)
     sa.active[sa.requests.sent(datagrams, now)] = task
     _log_out(sa, Message(header, tuple(payloads)))
     send(sa, datagrams, sa.local, sa.remote)

@@ -79,6 +79,7 @@ class Kind(Enum):
     """Exchanges as the state table tells them apart: CREATE_CHILD_SA is three (RFC 7296 §1.3.1-1.3.3)."""
 
     IKE_SA_INIT = "IKE_SA_INIT"
+    IKE_INTERMEDIATE = "IKE_INTERMEDIATE"
     IKE_AUTH = "IKE_AUTH"
     NEW_CHILD = "CREATE_CHILD_SA (new child)"
     REKEY_CHILD = "CREATE_CHILD_SA (rekey child)"
@@ -89,6 +90,8 @@ class Kind(Enum):
     def exchange(self) -> ExchangeType:
         if self is Kind.IKE_SA_INIT:
             return ExchangeType.IKE_SA_INIT
+        if self is Kind.IKE_INTERMEDIATE:
+            return ExchangeType.IKE_INTERMEDIATE
         if self is Kind.IKE_AUTH:
             return ExchangeType.IKE_AUTH
         if self is Kind.INFORMATIONAL:
@@ -172,6 +175,8 @@ def kind_of(message: Message) -> Kind | None:
     exchange = message.header.exchange
     if exchange == ExchangeType.IKE_SA_INIT:
         return Kind.IKE_SA_INIT
+    if exchange == ExchangeType.IKE_INTERMEDIATE:
+        return Kind.IKE_INTERMEDIATE
     if exchange == ExchangeType.IKE_AUTH:
         return Kind.IKE_AUTH
     if exchange == ExchangeType.INFORMATIONAL:

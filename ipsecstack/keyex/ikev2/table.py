@@ -15,6 +15,7 @@ from ipsecstack.keyex.ikev2 import (
     ike_auth_answer,
     ike_sa_init,
     informational,
+    intermediate,
     rekey_child,
     rekey_ike,
 )
@@ -49,6 +50,10 @@ ROWS: tuple[Row, ...] = (
     _row(S.INIT_SENT, IN, K.IKE_SA_INIT, {N.SA, N.KE, N.NONCE}, {N.CERTREQ}, ike_sa_init.handle_response,
          (S.AUTH_SENT, S.INIT_SENT, S.DEAD),
          "The responder chose, or asks for a cookie or another key exchange method (then we ask again)."),
+    _row(S.HALF_OPEN, R, K.IKE_INTERMEDIATE, _NONE, {N.KE}, intermediate.handle_request, (S.HALF_OPEN, S.DEAD),
+         "An additional key exchange before anybody proves who it is (RFC 9242, RFC 9370): new keys for what follows."),
+    _row(S.AUTH_SENT, IN, K.IKE_INTERMEDIATE, {N.KE}, _NONE, intermediate.handle_response, (S.AUTH_SENT, S.DEAD),
+         "The responder's half of it: new keys, then the next one or IKE_AUTH."),
     _row(S.HALF_OPEN, R, K.IKE_AUTH, {N.IDI}, _CHILD | {N.IDR, N.AUTH, N.CERT, N.CERTREQ, N.CP},
          ike_auth_answer.handle_request, (S.ESTABLISHED, S.AUTHENTICATING, S.HALF_OPEN, S.DEAD),
          "The peer says who it is and proves it; we do the same, and the first Child SA is made. No AUTH means EAP."),
