@@ -617,7 +617,20 @@ def test_install_and_uninstall(client: Client, gateway: Gateway) -> None:
         assert client.request(command)["success"] == "no"
     gateway.endpoint.refuse = "policy 'x' not found"
     assert client.request("uninstall", {"child": "x"}) == {"success": "no", "errmsg": "policy 'x' not found"}
-    assert "not supported" in client.request("redirect")["errmsg"]
+
+
+def test_redirect(client: Client, gateway: Gateway) -> None:
+    asked = {"gateway": "10.0.0.9", "ike": "psk2", "ike-id": "3", "peer-ip": "10.1.0.0/16", "peer-id": "a.lab"}
+    assert client.request("redirect", asked) == {"success": "yes", "matches": "1"}
+    name, target, selector = gateway.endpoint.calls[-1]
+    assert (name, target) == ("redirect", "10.0.0.9")
+    assert selector.pop("peer_id").text == "a.lab"
+    assert selector == {"ike": "psk2", "ike_id": 3, "peer_ip": "10.1.0.0/16"}
+    for incomplete in ({}, {"ike": "psk2"}, {"gateway": "10.0.0.9"}):
+        assert client.request("redirect", incomplete)["errmsg"].startswith("missing")
+    gateway.endpoint.refuse = "no matching SAs to redirect found"
+    answer = client.request("redirect", {"gateway": "10.0.0.9", "ike-id": "7"})
+    assert answer == {"success": "no", "errmsg": "no matching SAs to redirect found", "matches": "0"}
 
 
 def test_the_stack_is_advanced_after_commands(gateway: Gateway) -> None:

@@ -216,6 +216,10 @@ class FakeEndpoint:
         self._command("rekey", selector)
         return self.matches
 
+    def redirect(self, gateway: str, *, now: float, **selector: Any) -> int:
+        self._command("redirect", gateway, selector)
+        return self.matches
+
     def install(self, *, child: str, ike: str | None, now: float) -> None:
         self._command("install", ike, child)
 
