@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -28,6 +29,15 @@ from schedules import play, schedule  # noqa: E402
 from ipsecstack.keyex import base  # noqa: E402
 
 CHUNK = 50
+LIMIT = 5  # seconds for one schedule, which takes some milliseconds
+
+
+class TooLong(Exception):
+    """A schedule does not come to an end."""
+
+
+def _too_long(signum: int, frame: object) -> None:
+    raise TooLong(f"not at its end after {LIMIT} s")
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,9 @@ def run_chunk(first: int, count: int = CHUNK) -> Result:
     """Play schedules; any exception is a failure, for no schedule may cause one."""
     failures = []
     rekeyed = datagrams = 0
+    signal.signal(signal.SIGALRM, _too_long)
     for seed in range(first, first + count):
+        signal.alarm(LIMIT)
         try:
             pair = play(schedule(seed))
         except Exception as error:
@@ -56,6 +68,8 @@ def run_chunk(first: int, count: int = CHUNK) -> Result:
         else:
             rekeyed += len(pair.a.heard(base.ChildSaRekeyed)) + len(pair.a.heard(base.IkeSaRekeyed))
             datagrams += len(pair.transmitted)
+        finally:
+            signal.alarm(0)
     return Result(first, count, tuple(failures), rekeyed, datagrams)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipsecstack.keyex.ikev2 import fragmentation, lifecycle, mobike, reauth
+from ipsecstack.keyex.ikev2 import fragmentation, lifecycle, mobike, reauth, resumption
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.machine import pump, send
@@ -14,17 +14,12 @@ from ipsecstack.keyex.ikev2.states import Kind, State
 
 def deadline(sa: IkeSa) -> float | None:
     """When ``handle_timer`` has something to do next."""
-    times = [
-        sa.requests.next_timer(),
-        sa.give_up_at,
-        sa.rekey_at if not sa.busy_with(Kind.REKEY_IKE) else None,
-        sa.expire_at,
-        sa.reauth_at if sa.state is State.ESTABLISHED else None,
-        _liveness_due(sa),
-    ]
+    times = [sa.requests.next_timer(), sa.give_up_at, _liveness_due(sa)]
+    if sa.state is State.ESTABLISHED:  # one that is being deleted is neither rekeyed nor does it expire
+        times += [sa.rekey_at if not sa.busy_with(Kind.REKEY_IKE) else None, sa.expire_at, sa.reauth_at, sa.ticket_at]
     for child in sa.children:
         times += [child.rekey_at, child.expire_at, child.remove_at, child.check_outbound_at, child.idle_at]
-    if len(sa.active) < sa.requests.size:
+    if sa.requests.has_room and len(sa.active) < sa.requests.size:
         times += [task.not_before for task in sa.queue]
     return min((t for t in times if t is not None), default=None)
 
@@ -39,10 +34,12 @@ def _liveness_due(sa: IkeSa) -> float | None:
 def handle_timer(sa: IkeSa, now: float) -> None:
     """Do what is due: retransmit or give up, rekey, expire, check liveness."""
     due, lost = sa.requests.retransmit(now)
-    if lost:
+    if lost and not any(resumption.silent(sa, number, resumption.SILENT_AFTER) for number in list(sa.active)):
         _give_up(sa, now)
         return
     for entry in due:
+        if resumption.silent(sa, entry.message_id, entry.retransmits):
+            continue
         sa.log("IKE", 1, f"retransmit {entry.retransmits} of request with message ID {entry.message_id}")
         sa.counters.retransmits_out += 1
         fragmentation.retry_smaller(sa, entry, sa.active.get(entry.message_id))
@@ -73,6 +70,7 @@ def handle_timer(sa: IkeSa, now: float) -> None:
 
 
 def _life_of_ike(sa: IkeSa, now: float) -> None:
+    resumption.renew(sa, now)
     if sa.expire_at is not None and now >= sa.expire_at:
         sa.expire_at = sa.rekey_at = None
         sa.enqueue(DeleteIke("expired"))
