@@ -152,6 +152,15 @@ def _rekey(session: Session, args: argparse.Namespace, out: Output) -> None:
     out.finish(single=True)
 
 
+def _redirect(session: Session, args: argparse.Namespace, out: Output) -> None:
+    message = _filters(args, "ike", "ike-id", "peer-ip", "peer-id")
+    if not message:
+        raise CtlError("redirect needs to know whom: give --ike, --ike-id, --peer-ip or --peer-id")
+    reply = session.request("redirect", {**message, "gateway": args.gateway})
+    out.show("redirect reply", reply, lambda m: [f"redirecting {m['matches']} peers"])
+    out.finish(single=True)
+
+
 def _log(session: Session, args: argparse.Namespace, out: Output) -> None:
     for _name, item in session.listen(["log"]):
         if out.style == "json":
@@ -190,6 +199,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
     "initiate": ("bring up a connection or child", _control("initiate")),
     "terminate": ("delete SAs", _control("terminate")),
     "rekey": ("rekey SAs", _rekey),
+    "redirect": ("send clients to another gateway (RFC 5685)", _redirect),
     "stats": ("show the daemon's state", _reply("stats", ctl_format.stats)),
     "counters": ("show counts of IKE messages and failures", _reply("get-counters", ctl_format.counters)),
     "log": ("follow the daemon's log", _log),
@@ -218,12 +228,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (help_, _) in COMMANDS.items():
         sub = commands.add_parser(name, help=help_, description=help_.capitalize() + ".", parents=[common])
-        if name in ("list-sas", "list-conns", "list-policies", "initiate", "terminate", "rekey"):
+        if name in ("list-sas", "list-conns", "list-policies", "initiate", "terminate", "rekey", "redirect"):
             sub.add_argument("--ike", help="name of a connection")
         if name in ("list-sas", "list-policies", "initiate", "terminate", "rekey"):
             sub.add_argument("--child", help="name of a child")
-        if name in ("list-sas", "terminate", "rekey"):
+        if name in ("list-sas", "terminate", "rekey", "redirect"):
             sub.add_argument("--ike-id", type=int, help="unique number of an IKE SA")
+        if name == "redirect":
+            sub.add_argument("--peer-ip", help="address, range or network of the peers")
+            sub.add_argument("--peer-id", help="identity of the peers")
+            sub.add_argument("--gateway", required=True, help="address (or name) of the gateway to go to")
+        if name in ("list-sas", "terminate", "rekey"):
             sub.add_argument("--child-id", type=int, help="unique number of a Child SA")
         if name in ("initiate", "terminate"):
             sub.add_argument("--timeout", type=int, help="seconds to wait for the outcome; -1 does not wait")

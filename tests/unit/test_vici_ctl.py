@@ -126,7 +126,14 @@ def test_control(ctl: Run, served: Served) -> None:
     )  # fmt: skip
     assert ctl("terminate", "--ike", "psk2", "--force")[0] == EXIT_OK
     assert ctl("rekey", "--child", "gcm")[1] == "rekeying 1 SAs\n"
-    assert [call[0] for call in served.gateway.endpoint.calls] == ["initiate", "terminate", "rekey"]
+    assert ctl("redirect", "--peer-ip", "10.1.0.0/16", "--gateway", "10.0.0.9")[1] == "redirecting 1 peers\n"
+    assert [call[0] for call in served.gateway.endpoint.calls] == [
+        "initiate",
+        "terminate",
+        "rekey",
+        "redirect",
+    ]
+    assert ctl("redirect", "--gateway", "10.0.0.9")[0] == EXIT_FAILED
     assert ctl("initiate")[0] == EXIT_FAILED
     assert ctl("rekey")[2].startswith("ipsecctl: rekey needs to know what")
     served.gateway.endpoint.on_command = lambda ticket: [CommandFinished(ticket, False, "no answer")]
