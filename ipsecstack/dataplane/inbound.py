@@ -114,8 +114,11 @@ class InboundProcessing(Processing, ABC):
             errors = OpenErrors()
             assert isinstance(sa.transform, EspTransform)
             opened = open_batch(sa.transform, sa.window, run, errors)
-            if errors.integrity and sa.resync is not None:
-                opened += self._resynchronise(sa, sa.resync, run, errors, bool(opened))
+            if sa.resync is not None:
+                if opened:
+                    sa.resync.succeeded()
+                elif errors.integrity:
+                    opened = self._resynchronise(sa, sa.resync, run, errors)
             counters.replay_errors += errors.replay
             counters.integrity_errors += errors.integrity
             counters.padding_errors += errors.padding
@@ -148,7 +151,8 @@ class InboundProcessing(Processing, ABC):
             self._unknown_spi(spi, datagrams, len(packets), now)
             return None
         self._touched.add(sa)
-        if sa.lifetime.expired or datagrams.encapsulated != sa.description.encapsulated:
+        # ESP comes as its sender likes, in UDP or not, whatever we send (RFC 7296 §2.23).
+        if sa.lifetime.expired:
             sa.counters.other_errors += len(packets)
             return None
         return sa
@@ -159,12 +163,8 @@ class InboundProcessing(Processing, ABC):
         resync: Resynchroniser,
         run: list[Packet],
         errors: OpenErrors,
-        some_opened: bool,
     ) -> list[tuple[bytes, int]]:
         """After many failures without a success: was it the high half of the sequence number? What that opened."""
-        if some_opened:
-            resync.succeeded()
-            return []
         packet = run[0]
         transform = sa.transform
         assert isinstance(transform, EspTransform)
@@ -177,7 +177,7 @@ class InboundProcessing(Processing, ABC):
             resync.succeeded()
             assert sa.counters.details is not None
             sa.counters.details.resynchronised += 1
-            sa.window.accept(number - 1)  # so that this packet is the next one of all that are opened again
+            sa.window.jump(number - 1)  # so that this packet is the next one of all that are opened again
             errors.integrity = errors.padding = errors.replay = 0
             return open_batch(transform, sa.window, run, errors)
         return []
@@ -407,7 +407,11 @@ class InboundProcessing(Processing, ABC):
     def _follow_peer(self, sa: InboundSa, datagrams: EspDatagrams) -> None:
         """An authentic packet, newer than all before, came from elsewhere (RFC 7296 §2.23): tell it once."""
         remote = datagrams.remote
-        if not sa.description.encapsulated or remote == sa.description.source or remote == sa.told_remote:
+        if (
+            not (datagrams.encapsulated and sa.description.encapsulated)
+            or remote == sa.description.source
+            or remote == sa.told_remote
+        ):
             return
         sa.told_remote = remote
         self._events.append(PeerAddressChanged(sa.id, remote))

@@ -23,6 +23,7 @@ from ipsecstack.dataplane.outbound import OutboundProcessing
 from ipsecstack.dataplane.path import MIN_MTU, TooBig, parse_too_big
 from ipsecstack.dataplane.processing import Packet, Random
 from ipsecstack.ipsec.esp import TransformError
+from ipsecstack.ipsec.fragments import FragmentTracker, Reassembler
 from ipsecstack.ipsec.sa import Address, Direction, Mode, SaCounters, SaDescription, SaId, SecurityProtocol
 from ipsecstack.ipsec.sad import InboundSa, OutboundSa, Sad, SadError
 from ipsecstack.ipsec.selectors import IPAddress
@@ -277,3 +278,8 @@ class UserspaceCore(OutboundProcessing, InboundProcessing):
         self._dummy_schedule.clear()
         self._to_device.clear()
         self._to_clear.clear()
+        self._to_interfaces.clear()
+        self._touched.clear()
+        self._events.clear()
+        self._leaving, self._arriving = Reassembler(), Reassembler()
+        self._sent_fragments = FragmentTracker()

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 NAT_KEEPALIVE_INTERVAL = 20.0  # seconds, RFC 3948 section 4
 _DEVICE_PACKETS = 128  # inner packets of one drain
+_TIMER_RETRY = 1.0  # seconds
 _DEVICE_RETRY, _DEVICE_RETRY_LONGEST = 1.0, 30.0  # seconds
 
 
@@ -177,14 +178,21 @@ class Driver:
         now = self.clock()
         try:
             self.stack.dataplane.read_events(now)
-        except DataPlaneError as error:
+        except (DataPlaneError, OSError) as error:
             log.error("%s; restart ipsecstackd if this goes on", error)
         self._after(now, True)  # virtual interfaces leave what they sent for the next read of the device
 
     def _timer_due(self) -> None:
         self._timer = self._timer_at = None
         now = self.clock()
-        self.network.send_ike(self.stack.handle_timer(now))
+        try:
+            self.network.send_ike(self.stack.handle_timer(now))
+        except Exception:
+            # One defect must not stop the clock of every SA, nor turn it into a busy loop.
+            log.exception("a timer failed; the next ones come in %g s", _TIMER_RETRY)
+            self._timer_at = now + _TIMER_RETRY
+            self._timer = asyncio.get_running_loop().call_later(_TIMER_RETRY, self._timer_due)
+            return
         self._after(now, True)
 
     def advance(self) -> None:

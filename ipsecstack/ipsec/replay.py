@@ -72,6 +72,11 @@ class ReplayWindow:
         self.bitmap = seen & self._mask if self.size else 1
         self.top += count
 
+    def jump(self, sequence_number: int) -> None:
+        """Go on behind a number that is right of the window; neither it nor what is before it was seen."""
+        self.top = sequence_number
+        self.bitmap = 0 if self.size else 1
+
     def accept(self, sequence_number: int) -> None:
         """Mark a fresh number as seen. Only after the packet's ICV was verified."""
         ahead = sequence_number - self.top

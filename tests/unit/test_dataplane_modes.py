@@ -497,6 +497,39 @@ def test_resynchronisation_within_one_batch() -> None:
     assert pair.counters(pair.b_in).integrity_errors == 0
 
 
+def test_a_packet_that_was_overtaken_when_numbers_were_found_again() -> None:
+    """What is just before the first packet that verified was not seen: it is no replay."""
+    pair = Pair({"esn": True})
+    assert pair.through(PACKET) == [PACKET]
+    pair.a.sad.outbound(1)[0].sequence_number += 3 << 32
+    (batch,) = pair.send(*[PACKET] * 20)
+    batch.packets[0], batch.packets[1] = batch.packets[1], batch.packets[0]
+    assert len(pair.b.inbound([batch], 0)) == 20
+    assert pair.counters(pair.b_in).replay_errors == 0
+    assert pair.b.inbound([batch], 0) == []
+
+
+def test_forgeries_between_packets_that_verify_cause_no_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only failures without a success between them look like a lost high half (RFC 4303 App. A3)."""
+    tried: list[int] = []
+    original = Resynchroniser.candidates
+
+    def counted(self: Resynchroniser, *arguments: Any) -> list[int]:
+        found = original(self, *arguments)
+        tried.extend(found)
+        return found
+
+    monkeypatch.setattr(Resynchroniser, "candidates", counted)
+    pair = Pair({"esn": True})
+    for _ in range(100):
+        assert pair.through(PACKET) == [PACKET]
+        (batch,) = pair.send(PACKET)
+        batch.packets[0] = bytes(batch.packets[0][:-1]) + bytes((batch.packets[0][-1] ^ 1,))
+        assert pair.b.inbound([batch], 0) == []
+    assert pair.counters(pair.b_in).integrity_errors == 100
+    assert not tried
+
+
 def test_more_lost_than_is_looked_for_stays_lost() -> None:
     pair = Pair({"esn": True})
     assert pair.through(PACKET) == [PACKET]

@@ -247,12 +247,19 @@ def test_strange_payloads_are_other_errors() -> None:
     assert pair.counters(pair.b_in) == received(other_errors=len(payloads))
 
 
-def test_wrong_encapsulation_is_refused() -> None:
-    pair = Pair()
-    (batch,) = pair.send(PACKET)
-    batch.encapsulated = False
-    assert pair.b.inbound([batch], 0) == []
-    assert pair.counters(pair.b_in) == received(other_errors=1)
+@pytest.mark.parametrize("agreed", [False, True])
+def test_esp_is_taken_in_udp_and_without(agreed: bool) -> None:
+    """RFC 7296 §2.23: both forms at any time, whichever of them this end sends; the peer has not moved for that."""
+    pair = Pair({"encapsulated": agreed})
+    for number, encapsulated in enumerate((not agreed, agreed), 1):
+        (batch,) = pair.send(PACKET)
+        batch.encapsulated = encapsulated
+        if encapsulated is not agreed:
+            batch.remote = replace(batch.remote, port=4500 if encapsulated else 0)
+        assert pair.b.inbound([batch], 0) == [PACKET]
+        assert pair.counters(pair.b_in).packets == number
+    assert pair.counters(pair.b_in).other_errors == 0
+    assert pair.b.events() == []
 
 
 def test_runts_and_reserved_spis_are_malformed() -> None:

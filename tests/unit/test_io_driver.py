@@ -12,6 +12,7 @@ import pytest
 
 from ipsecstack.dataplane.base import DataPlaneError
 from ipsecstack.dataplane.memory import MemoryDataPlane
+from ipsecstack.io import driver
 from ipsecstack.io.driver import Driver
 from ipsecstack.io.errors import NetworkError
 from ipsecstack.io.network import Network
@@ -260,6 +261,32 @@ def test_timers() -> None:
         assert not one.endpoint.timers_handled
 
     with_two(scenario)
+
+
+def test_a_timer_that_fails_does_not_stop_the_clock(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(driver, "_TIMER_RETRY", 0.05)
+
+    async def scenario(one: Gateway, _two: Gateway) -> None:
+        works = one.endpoint.handle_timer
+        calls: list[float] = []
+
+        def fails(now: float) -> None:
+            calls.append(now)
+            raise RuntimeError("a defect")
+
+        one.endpoint.handle_timer = fails
+        one.endpoint.timer = asyncio.get_running_loop().time()
+        one.driver.advance()
+        await until(lambda: len(calls) >= 2)
+        await asyncio.sleep(0.1)
+        assert len(calls) < 8, "no busy loop"
+        one.endpoint.handle_timer = works
+        await until(lambda: one.endpoint.timers_handled)
+
+    with caplog.at_level(logging.CRITICAL + 1):
+        with_two(scenario)
 
 
 def test_a_socket_that_dies_is_opened_again(monkeypatch, caplog) -> None:
