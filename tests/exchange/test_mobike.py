@@ -10,7 +10,7 @@ from exchange.ike_network import End, Nat, Pair, host, mirrored
 
 from ipsecstack.ipsec.sa import Mode
 from ipsecstack.keyex import base
-from ipsecstack.keyex.ikev2 import addresses, mobike, paths
+from ipsecstack.keyex.ikev2 import addresses, mobike, nat, paths
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.wire.ikev2 import Notify, NotifyType, Payload
 
@@ -414,7 +414,10 @@ def test_cookie2_comes_back_and_a_wrong_one_ends_it() -> None:
 
     def forged(self: mobike.Mobike, sa: IkeSa, message: Any, now: float) -> list[Payload]:
         found = original(self, sa, message, now)
-        return [Notify(n.type, bytes(16)) if n.type == NotifyType.COOKIE2 else n for n in found]  # type: ignore[union-attr]
+        return [
+            Notify(n.type, bytes(16)) if isinstance(n, Notify) and n.type == NotifyType.COOKIE2 else n
+            for n in found
+        ]
 
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
@@ -456,7 +459,13 @@ def test_a_response_from_elsewhere_moves_nothing() -> None:
     pair = mobile()
     pair.up()
     taken: list[base.SendDatagram] = []
-    pair.tap = lambda sender, output: not (sender is pair.b and not taken.append(output))
+
+    def swallow(sender: End, output: base.SendDatagram) -> bool:
+        if sender is pair.b:
+            taken.append(output)
+        return sender is not pair.b
+
+    pair.tap = swallow
     pair.a.do(pair.a.endpoint.rekey, child="net")
     pair.run(1)
     pair.tap = None
@@ -508,3 +517,55 @@ def test_without_mobike_the_initiator_begins_anew() -> None:
     assert where(pair.a) == ("10.0.0.11", "10.0.0.2")
     assert len(pair.b.ike()) == 1, "INITIAL_CONTACT has ended the old one there"
     check_planes(pair)
+
+
+# --- without NAT traversal (§3.9) ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_nat_traversal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither end does NAT detection: addresses are protected by NO_NATS_ALLOWED instead."""
+    monkeypatch.setattr(nat, "payloads", lambda *arguments: [])
+
+
+@pytest.mark.usefixtures("no_nat_traversal")
+def test_addresses_are_protected_where_no_nat_is_expected() -> None:
+    pair = mobile()
+    pair.up()
+    assert live(pair.a).features.mobility is not None
+    assert live(pair.a).local.port == 500
+    pair.a.readdress("10.0.0.11")
+    pair.run(5)
+    assert where(pair.b) == ("10.0.0.2", "10.0.0.11")
+    check_planes(pair)
+    pair.b.readdress("10.0.0.2", "192.0.2.2")
+    pair.run(5)
+    pair.b.readdress("192.0.2.2")
+    pair.run(5)
+    assert where(pair.a) == ("10.0.0.11", "192.0.2.2")
+    check_planes(pair)
+    answers = craft(pair, pair.a, Notify(NotifyType.UPDATE_SA_ADDRESSES))
+    assert answers == ["UNEXPECTED_NAT_DETECTED"], "an update that vouches for no addresses"
+
+
+@pytest.mark.usefixtures("no_nat_traversal")
+def test_a_nat_on_a_later_path_is_refused() -> None:
+    pair = mobile()
+    pair.nats.append(Nat("10.0.9.9", "192.0.2.9"))
+    pair.up()
+    pair.a.readdress("10.0.9.9")
+    pair.run(20)
+    assert where(pair.b) == ("10.0.0.2", "10.0.0.1"), "it did not follow"
+    tries = sum("detected a NAT where none is allowed" in line for line in pair.a.log())
+    assert tries == 1 + pair.a.options.retransmit_tries, "an attacker may have changed one packet: try again"
+
+
+@pytest.mark.usefixtures("no_nat_traversal")
+def test_a_nat_from_the_start_is_refused() -> None:
+    pair = mobile()
+    pair.nats.append(Nat("10.0.0.1", "192.0.2.9"))
+    pair.a.do(pair.a.endpoint.initiate, ike=None, child="net")
+    pair.run(20)
+    assert not pair.a.ike()
+    assert not pair.b.ike()
+    assert any("allows no NAT" in line for line in pair.b.log())

@@ -6,12 +6,13 @@ import asyncio
 import os
 import socket
 import subprocess
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from ipsecstack.io import systemd
-from ipsecstack.io.addresses import AddressMonitor
+from ipsecstack.io.addresses import AddressMonitor, local_addresses
 
 
 def test_the_service_manager_is_told(tmp_path: Path, monkeypatch) -> None:
@@ -66,5 +67,50 @@ def test_changed_addresses_are_noticed_once_for_a_bunch() -> None:
         before = len(changes)
         await asyncio.sleep(0.3)
         assert len(changes) == before
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("require_root")
+def test_local_addresses_and_routes() -> None:
+    """All addresses that can be sent from, at once; routes are told apart from them."""
+    device = f"ipsa{os.getpid()}"[:14]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True)
+
+    async def told(changes: list[str], count: int) -> None:
+        for _ in range(150):
+            if len(changes) >= count:
+                break
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.25)
+
+    async def scenario() -> None:
+        changes: list[str] = []
+        monitor = AddressMonitor(lambda: changes.append("addresses"), lambda: changes.append("routes"))
+        ip("link", "add", device, "type", "veth", "peer", "name", device + "p")
+        ip("link", "set", device + "p", "up")
+        ip("link", "set", device, "up")
+        ip("addr", "add", "203.0.113.7/32", "peer", "203.0.113.8", "dev", device)
+        ip("addr", "add", "fd77::7/64", "dev", device, "nodad")
+        await asyncio.sleep(0.2)
+        monitor.start()
+        try:
+            found = local_addresses()
+            assert found is not None
+            assert {ip_address("203.0.113.7"), ip_address("fd77::7")} <= set(found)
+            assert ip_address("203.0.113.8") not in found, "the other end of the link"
+            ip("route", "add", "203.0.113.64/26", "dev", device)
+            await told(changes, 1)
+            assert changes == ["routes"]
+            changes.clear()
+            ip("addr", "del", "203.0.113.7/32", "peer", "203.0.113.8", "dev", device)
+            await told(changes, 1)
+            assert changes[0] == "addresses"
+            assert ip_address("203.0.113.7") not in (local_addresses() or [])
+        finally:
+            monitor.stop()
+            ip("link", "del", device)
 
     asyncio.run(scenario())
