@@ -87,7 +87,7 @@ def by_command(what: What, name: str) -> Callable[[Lane, Row], Seen]:
                     wait_changed(lane, what, old)
                 time.sleep(0.1)
             seen = flows.seen()
-            lane.alone()
+            lane.alone(deleted=True)
             lane.mirrored()
         return seen
 
