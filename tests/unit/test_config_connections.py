@@ -137,11 +137,10 @@ def test_shunts_need_no_authentication() -> None:
         ("encap = maybe", "connections.c.encap", "neither yes nor no"),
         ("unique = always", "connections.c.unique", "never, no, keep, replace"),
         ("locla { auth = psk }", "connections.c.locla", "did you mean 'local'"),
-        ("local { auth = eap-md5 }", "connections.c.local.auth", "not supported yet"),
+        ("local { auth = xauth }", "connections.c.local.auth", "not supported yet"),
         ("local { auth = pks }", "connections.c.local.auth", "did you mean 'psk'"),
         ("remote { auth = rsa-4096 }", "connections.c.remote.auth", "4096"),
         ("remote { auth = pubkey-sha1 }", "connections.c.remote.auth", "sha1"),
-        ("local-1 { auth = psk }\nlocal-2 { auth = psk }", "connections.c", "RFC 4739"),
         ("local { id = @ }", "connections.c.local.id", "without a name"),
         ("local { certs = none.pem }", "connections.c.local.certs", "cannot read"),
         ("local { cert1 { slot = 1 } }", "connections.c.local.cert1.slot", "token"),
@@ -213,7 +212,7 @@ def test_security_relevant_keys_are_refused() -> None:
         assert CHILD_UNSUPPORTED[key].treatment is Treatment.REFUSE
     for key in ("cert_policy", "ca_id", "groups", "pubkeys"):
         assert AUTH_UNSUPPORTED[key].treatment is Treatment.REFUSE
-    for key in ("ppk_id", "ppk_required", "reauth_time", "aggressive"):
+    for key in ("aggressive", "if_id_in"):
         assert CONNECTION_UNSUPPORTED[key].treatment is Treatment.REFUSE
 
 
@@ -264,7 +263,7 @@ def test_daemon_settings_are_typed() -> None:
 def test_daemon_settings_name_real_options() -> None:
     """Every setting that is no option of the key exchange is one of the few that the daemon itself reads."""
     own = {"socket", "group", "log_level", "dataplane", "device", "mtu", "pid_file", "nat_keepalive",
-           "kernel_policies", "install_routes"}  # fmt: skip
+           "kernel_policies", "install_routes", "qcd_secret_file"}  # fmt: skip
     assert set(SETTINGS) - own <= set(Options.__dataclass_fields__)
 
 

@@ -74,14 +74,13 @@ def test_everything_is_read(folder: Path) -> None:
     assert two.local[0].id is not None
     assert two.local[0].id.text == "CN=a.lab"
     assert [(s.id, s.data, [o.text for o in s.owners]) for s in state.secrets] == [
-        ("ike-1", b"hunter2", ["a.lab", "b.lab"]), ("ike-2", b"\x01\x02", []),
+        ("ike-1", b"hunter2", ["a.lab", "b.lab"]), ("ike-2", b"\x01\x02", []), ("eap-x", b"unused", []),
     ]  # fmt: skip
     assert [(Path(c.path).name, c.ca) for c in state.certificates] == [("a.pem", False), ("ca.pem", True)]
     assert [Path(k.path).name for k in state.keys] == ["a.key"]
     assert [a.name for a in state.authorities] == ["lab"]
     assert state.options == {"retransmit_tries": 2}
-    assert len(state.warnings) == 1
-    assert "eap secrets are not supported" in state.warnings[0]
+    assert state.warnings == ()
 
 
 def test_secrets_are_in_no_repr(folder: Path) -> None:
@@ -166,7 +165,7 @@ def test_apply_loads_everything_once(folder: Path) -> None:
     daemon, endpoint, store = applier(folder)
     report = daemon.reload(0)
     assert (report.loaded, report.unloaded) == (("one", "two"), ())
-    assert store.shared_ids() == ["ike-1", "ike-2"]
+    assert store.shared_ids() == ["ike-1", "ike-2", "eap-x"]
     assert len(store.key_ids()) == 1
     assert list(store.authorities()) == ["lab"]
     assert len(store.certificates()) == 2
@@ -186,7 +185,7 @@ def test_apply_changes_only_what_changed(folder: Path) -> None:
     (folder / "x509" / "a.pem").unlink()
     report = daemon.reload(1)
     assert (report.loaded, report.unloaded) == (("one",), ("two",))
-    assert store.shared_ids() == ["ike-1"]
+    assert store.shared_ids() == ["ike-1", "eap-x"]
     assert store.key_ids() == []
     assert [c.subject for c in store.certificates()] == ["CN=lab CA"]
     assert store.authorities() == {}
@@ -237,7 +236,7 @@ def test_what_vici_unloaded_comes_back_with_a_reload(folder: Path) -> None:
     endpoint.unload_connection("two", 0)
     store.clear()
     assert daemon.reload(1).loaded == ("two",)
-    assert store.shared_ids() == ["ike-1", "ike-2"]
+    assert store.shared_ids() == ["ike-1", "ike-2", "eap-x"]
     assert len(store.key_ids()) == 1
 
 

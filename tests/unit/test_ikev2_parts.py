@@ -99,6 +99,26 @@ def test_response_window() -> None:
     assert window.judge(0, b"a") == (Verdict.STALE, None)
 
 
+def test_response_window_takes_requests_in_any_order() -> None:
+    """Four at a time: the peer may have sent up to expected + 3, and may repeat what is that far behind the newest."""
+    window = ResponseWindow(4)
+    window.answered(b"2", (b"two",), 2)
+    window.answered(b"1", (b"one",), 1)
+    assert window.expected == 0
+    assert window.judge(1, b"1") == (Verdict.DUPLICATE, (b"one",))
+    assert window.judge(3, b"3") == (Verdict.NEW, None)
+    assert window.judge(4, b"4") == (Verdict.BEYOND, None)
+    window.answered(b"0", (b"zero",), 0)
+    assert window.expected == 3
+    assert window.judge(6, b"6") == (Verdict.NEW, None)
+    window.answered(b"6", (b"six",), 6)
+    assert window.judge(2, b"2") == (Verdict.STALE, None), (
+        "request 6 says that the response to 2 was received"
+    )
+    assert window.judge(7, b"7") == (Verdict.BEYOND, None)
+    assert window.judge(0, b"0") == (Verdict.STALE, None)
+
+
 # --- admission ---
 
 
@@ -434,8 +454,11 @@ def test_policies_are_shared_and_trapped() -> None:
     assert not policies.trap("conn", child, ts, ts)
     policies.release(key)
     policies.release(key)
-    assert isinstance(said[-1], base.AddPolicy)
-    assert said[-1].entry.trap
+    trap, plain = said[-2:]  # the new one before the old one goes, so that nothing passes between them
+    assert isinstance(trap, base.AddPolicy)
+    assert isinstance(plain, base.RemovePolicy)
+    assert trap.entry.trap
+    assert not plain.entry.trap
     assert policies.untrap("conn", "net")
     assert isinstance(said[-1], base.RemovePolicy)
     assert len(policies) == 0

@@ -30,6 +30,7 @@ from ipsecstack.ipsec.spd import Action, SpdEntry
 from ipsecstack.keyex.base import (
     AuthClass,
     CommandFinished,
+    IkeCounters,
     IkeSaDeleted,
     IkeSaEstablished,
     LogRecorded,
@@ -126,7 +127,7 @@ def test_list_sas(client: Client) -> None:
     assert (sa["established"], sa["rekey-time"], sa["life-time"]) == ("10", "13000", "14400")
     assert (sa["local-auth"], sa["local-id-type"]) == ("psk", "2")
     assert sa["counters"]["octets-in"] == "321"
-    assert len(sa["counters"]) == 17
+    assert len(sa["counters"]) == len(IkeCounters.__slots__)
     assert (child["spi-in"], child["spi-out"]) == ("c0000004", "0c000004")
     assert (child["bytes-in"], child["packets-in"], child["use-in"]) == ("420", "1", "2")
     assert (child["bytes-out"], child["replay-errors-in"]) == ("840", "3")
@@ -341,7 +342,7 @@ def test_shared_secrets(client: Client, gateway: Gateway) -> None:
     assert gateway.credentials.find_shared(None, None) == SECRET
     for bad, word in (
         ({"data": SECRET}, "type missing"),
-        ({"type": "eap", "data": SECRET}, "not supported yet"),
+        ({"type": "xauth", "data": SECRET}, "not supported yet"),
         ({"type": "foo", "data": SECRET}, "invalid"),
         ({"type": "ike"}, "data missing"),
         ({"type": "ike", "data": SECRET, "owners": ["@"]}, "without a name"),
@@ -602,12 +603,25 @@ def test_rekey(client: Client, gateway: Gateway) -> None:
     assert client.request("rekey", {"child-id": "4"}) == {"success": "yes", "matches": "1"}
     assert gateway.endpoint.calls[-1] == (
         "rekey",
-        {"ike": None, "child": None, "ike_id": None, "child_id": 4},
+        {"ike": None, "child": None, "ike_id": None, "child_id": 4, "reauth": False},
     )
     gateway.endpoint.matches = 0
     assert client.request("rekey", {"ike": "x"})["errmsg"] == "no matching SAs to rekey found"
     assert client.request("rekey")["errmsg"] == "missing rekey selector"
-    assert "not supported" in client.request("rekey", {"ike": "x", "reauth": "yes"})["errmsg"]
+    gateway.endpoint.matches = 1
+    assert client.request("rekey", {"ike": "x", "reauth": "yes"})["success"] == "yes"
+    assert gateway.endpoint.calls[-1][1]["reauth"] is True
+
+
+def test_pools(client: Client) -> None:
+    pool = {"p4": {"addrs": "10.77.0.0/30", "dns": ["10.77.1.1"]}}
+    assert client.request("load-pool", pool) == {"success": "yes"}
+    listed = client.request("get-pools", {"leases": "yes"})["p4"]
+    assert (listed["base"], listed["online"], listed["offline"]) == ("10.77.0.0", "0", "0")
+    assert client.request("load-pool", {"p4": {"addrs": "nowhere"}})["success"] == "no"
+    assert client.request("unload-pool", {"name": "p4"}) == {"success": "yes"}
+    assert client.request("unload-pool", {"name": "p4"})["success"] == "no"
+    assert client.request("get-pools") == {}
 
 
 def test_install_and_uninstall(client: Client, gateway: Gateway) -> None:
@@ -620,7 +634,13 @@ def test_install_and_uninstall(client: Client, gateway: Gateway) -> None:
 
 
 def test_redirect(client: Client, gateway: Gateway) -> None:
-    asked = {"gateway": "10.0.0.9", "ike": "psk2", "ike-id": "3", "peer-ip": "10.1.0.0/16", "peer-id": "a.lab"}
+    asked = {
+        "gateway": "10.0.0.9",
+        "ike": "psk2",
+        "ike-id": "3",
+        "peer-ip": "10.1.0.0/16",
+        "peer-id": "a.lab",
+    }
     assert client.request("redirect", asked) == {"success": "yes", "matches": "1"}
     name, target, selector = gateway.endpoint.calls[-1]
     assert (name, target) == ("redirect", "10.0.0.9")

@@ -22,9 +22,11 @@ from ipsecstack.keyex.base import (
     IkeSaView,
     LogRecorded,
     Output,
+    PoolConfig,
     RemovePolicy,
 )
 from ipsecstack.keyex.credentials import CredentialStore
+from ipsecstack.keyex.pools import Pool, Pools
 from ipsecstack.vici.server import DaemonInfo, ViciServer
 from ipsecstack.wire.transforms import EncrId, IntegId, KeId, PrfId
 
@@ -140,6 +142,7 @@ class FakeEndpoint:
         self._outputs: list[Output] = []
         self.ticket = 0
         self.refuse: str | None = None
+        self.pools = Pools()
         self.matches = 1
         self.counts = dict.fromkeys(COUNTER_KEYS, 0)
         self.on_command: Callable[[int], list[Output]] = lambda ticket: [
@@ -211,6 +214,15 @@ class FakeEndpoint:
 
     def terminate(self, *, now: float, **selector: Any) -> tuple[int, int]:
         return self._command("terminate", selector), self.matches
+
+    def load_pool(self, config: PoolConfig) -> None:
+        self.pools.load(config)
+
+    def unload_pool(self, name: str) -> None:
+        self.pools.unload(name)
+
+    def address_pools(self) -> Sequence[Pool]:
+        return self.pools.all()
 
     def rekey(self, *, now: float, **selector: Any) -> int:
         self._command("rekey", selector)
