@@ -69,6 +69,9 @@ class Options:
     """How often a responder looks whether the initiator of a rekeying sends over the new Child SA already."""
     rekeyed_timeout: float = 180.0
     """A rekeyed IKE SA that its peer does not delete is deleted by us then."""
+    redundant_timeout: float = 8.0
+    """The redundant IKE SA of a collision that we won is forgotten so long after the old one's deletion was answered,
+    if the peer does not delete it: one that heard of the deletion first has dropped it without a word."""
     request_window: int = 1
     """Own requests outstanding at a time, if the peer's window allows as many (RFC 7296 §2.3)."""
     response_window: int = 1
@@ -77,6 +80,10 @@ class Options:
     abilities: frozenset[str] = frozenset({"ah", "esn", "ipcomp", "tfc", "transport"})
     """What the data plane can do beside ESP tunnels: the names of its ``Features``."""
 
+    ticket_lifetime: float = 3600.0
+    """How long a ticket for session resumption is good, at most (RFC 5723)."""
+    tickets_remembered: int = 65536
+    """Tickets that are used up, or whose IKE SA was deleted, which a gateway remembers until they end."""
     qcd_secret: bytes = field(default=b"", repr=False)
     """What tokens of quick crash detection are made with, the same after a restart (RFC 6290); empty: none are made."""
 

@@ -30,11 +30,14 @@ class DeleteIke(Task):
     kind = Kind.INFORMATIONAL
     label = "IKE_DELETE"
     moves = False
+    alone = True
 
     def __init__(self, reason: str, notify: NotifyType | None = None) -> None:
         super().__init__()
         self.reason = reason
         self.notify = notify
+        self.redundant: IkeSa | None = None
+        """The peer's loser of a rekey collision, which it is to delete."""
 
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         if sa.successor is None:
@@ -63,6 +66,12 @@ class DeleteChild(Task):
         self.reason = reason
         self.spi_in = child.spi_in if child is not None else spi_in
         self.protocol = child.protocol if child is not None else SecurityProtocol.ESP
+
+    def excludes(self, other: Task) -> bool:
+        """Nothing else is done to the same Child SA at the same time."""
+        return super().excludes(other) or (
+            self.child is not None and getattr(other, "old", getattr(other, "child", None)) is self.child
+        )
 
     @classmethod
     def of_spi(cls, spi_in: int, protocol: SecurityProtocol = SecurityProtocol.ESP) -> DeleteChild:
@@ -95,6 +104,10 @@ def handle_response(sa: IkeSa, task: Task, message: Message, now: float) -> None
     if isinstance(task, DeleteIke):
         sa.log("IKE", 0, "IKE_SA deleted")
         sa.host.finish(task.tickets, True, f"IKE_SA {sa.tag} deleted")
+        redundant = task.redundant
+        if redundant is not None and redundant.state is State.ESTABLISHED:
+            redundant.give_up_at = now + sa.host.options.redundant_timeout
+            sa.host.touch(redundant)
         lifecycle.destroy(sa, task.reason, now)
     elif isinstance(task, DeleteChild):
         sa.log("IKE", 1, "CHILD_SA closed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.ikev2 import lifecycle, negotiate
+from ipsecstack.keyex.ikev2 import agreement, answer, followup, lifecycle, negotiate
 from ipsecstack.keyex.ikev2.create_child import MAX_TRIES, NewChild, next_method, retry_at
 from ipsecstack.keyex.ikev2.informational import DeleteChild
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
@@ -33,10 +33,19 @@ class RekeyChild(Task):
         self.tries = 0
         self.offer: ChildOffer | None = None
 
+    def excludes(self, other: Task) -> bool:
+        """Nothing else is done to the same Child SA at the same time."""
+        return super().excludes(other) or (getattr(other, "old", getattr(other, "child", None)) is self.old)
+
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         old = self.old
         if old not in sa.children or not old.alive:
             sa.host.finish(self.tickets, True, f"CHILD_SA {old.tag} is rekeyed or gone")
+            return None
+        if followup.awaits(sa, Kind.REKEY_CHILD, old):
+            old.rekey_at = retry_at(sa, now)
+            sa.host.touch(sa, old)
+            sa.host.finish(self.tickets, True, f"CHILD_SA {old.tag} is being rekeyed by the peer")
             return None
         self.offer = negotiate.make_offer(sa, old.config, with_ke=True, rekeyed=old, method=self.method)
         old.state = ChildState.REKEYING
@@ -78,6 +87,9 @@ def _settle(sa: IkeSa, task: RekeyChild, winner: ChildSa) -> None:
 def handle_response(sa: IkeSa, task: RekeyChild, message: Message, now: float) -> None:
     offer, old, rival = task.offer, task.old, task.rival
     assert offer is not None
+    if followup.begin(sa, task, offer.proposals, message, spi_octets=4):
+        return
+    offer.more = task.more
     error = message.error()
     if error is not None and message.get(Sa) is None:
         _refused(sa, task, error, now)
@@ -117,6 +129,8 @@ def handle_response(sa: IkeSa, task: RekeyChild, message: Message, now: float) -
         rival.state = ChildState.REKEYED
         rival.replaced_by = new
         rival.rekey_at = None
+        latest = now + sa.host.options.rekeyed_timeout  # should the peer not delete it
+        rival.expire_at = latest if rival.expire_at is None else min(latest, rival.expire_at)
         sa.host.touch(sa, rival)
         task.rival = None
     if old in sa.children:
@@ -200,15 +214,40 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         raise Refusal(NotifyType.TEMPORARY_FAILURE, "the IKE_SA is being rekeyed")
     if not old.alive:
         raise Refusal(NotifyType.TEMPORARY_FAILURE, f"CHILD_SA {old.tag} is {old.state.value}")
-    ours = sa.busy_with(Kind.REKEY_CHILD)
-    task = ours if isinstance(ours, RekeyChild) and ours.old is old else None
+    task = next((t for t in sa.active.values() if isinstance(t, RekeyChild) and t.old is old), None)
     if task is not None and task.rival is not None:
         raise Refusal(NotifyType.TEMPORARY_FAILURE, f"CHILD_SA {old.tag} is being rekeyed")
     nr = sa.host.random(negotiate.NONCE_OCTETS)
-    payloads, new = negotiate.answer_offer(sa, message, nonce.data, nr, now, with_ke=True, rekeyed=old)
-    if task is not None:
-        sa.log("IKE", 1, f"detected CHILD_REKEY collision on {old.tag}")
-        task.rival = new
-    else:
-        lifecycle.replace_child(sa, old, new)
+    payloads, agreed = answer.choose(sa, message, nr, with_ke=True, rekeyed=old)
+
+    def finish(more: tuple[bytes, ...], at: float) -> None:
+        if not old.alive:
+            raise Refusal(NotifyType.TEMPORARY_FAILURE, f"CHILD_SA {old.tag} is {old.state.value}")
+        agreed.more = more
+        agreement.check_free(sa, agreed)
+        # A rekeying initiator has its new inbound SA only when our response is there: go on sending over the old one
+        # until it deletes that.
+        new = agreement.install(sa, agreed, nonce.data, nr, at, hold_outbound=True)
+        if task is not None:
+            sa.log("IKE", 1, f"detected CHILD_REKEY collision on {old.tag}")
+            task.rival = new
+        else:
+            lifecycle.replace_child(sa, old, new)
+
+    if agreed.suite.additional:
+        try:
+            followup.refuse_collision(sa, Kind.REKEY_CHILD, old, task)
+        except Refusal:
+            agreement.drop(sa, agreed)
+            raise
+        return payloads + followup.wait(
+            sa,
+            Kind.REKEY_CHILD,
+            old,
+            agreed.suite.additional,
+            finish,
+            lambda: agreement.drop(sa, agreed),
+            now,
+        )
+    finish((), now)
     return payloads

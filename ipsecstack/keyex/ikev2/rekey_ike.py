@@ -9,7 +9,7 @@ from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.crypto.ke import KeyExchange
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex.base import IkeSaRekeyed
-from ipsecstack.keyex.ikev2 import extensions, keymat, lifecycle
+from ipsecstack.keyex.ikev2 import extensions, followup, keymat, lifecycle
 from ipsecstack.keyex.ikev2.create_child import MAX_TRIES, retry_at
 from ipsecstack.keyex.ikev2.ike_sa_init import ike_proposals
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
@@ -49,6 +49,11 @@ class RekeyIke(Task):
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         if sa.state is not State.ESTABLISHED:
             sa.host.finish(self.tickets, True, f"IKE_SA {sa.tag} is rekeyed or gone")
+            return None
+        if followup.awaits(sa, Kind.REKEY_IKE, sa):
+            sa.rekey_at = retry_at(sa, now)
+            sa.host.touch(sa)
+            sa.host.finish(self.tickets, True, f"IKE_SA {sa.tag} is being rekeyed by the peer")
             return None
         assert sa.config is not None
         assert sa.suite is not None
@@ -141,6 +146,8 @@ def handle_response(sa: IkeSa, task: RekeyIke, message: Message, now: float) -> 
         task.rival = None  # the peer has deleted it in the meantime
     made, rival = task.offer, task.rival
     assert made is not None
+    if followup.begin(sa, task, made.proposals, message, spi_octets=8):
+        return
     error = message.error()
     sa_payload, ke_payload, nonce = message.get(Sa), message.get(Ke), message.get(Nonce)
     if sa_payload is None or ke_payload is None or nonce is None:
@@ -153,13 +160,15 @@ def handle_response(sa: IkeSa, task: RekeyIke, message: Message, now: float) -> 
         return
     try:
         shared = made.ke.shared(ke_payload.data)
+        if len(task.more) != len(suite.additional):
+            raise KeError("peer chose additional key exchanges that did not follow")
     except KeError as failure:
         lifecycle.failed(sa, None, "INVALID_KE_PAYLOAD", str(failure))
         _later(sa, task, str(failure), now)
         return
     new = _inherit(sa, initiator=True, spi_i=made.spi, spi_r=suite.spi, now=now)
     new.nonces = (made.nonce, nonce.data)
-    keymat.protect_rekeyed(sa, new, suite, shared, made.nonce, nonce.data)
+    keymat.protect_rekeyed(sa, new, suite, shared, made.nonce, nonce.data, task.more)
     task.offer = None
     sa.host.count(sa.name, "ike-rekey-init")
     new.state = State.ESTABLISHED
@@ -176,15 +185,17 @@ def handle_response(sa: IkeSa, task: RekeyIke, message: Message, now: float) -> 
         _discard_redundant(sa, new)
         conclude(sa, rival, now)
     else:
+        delete = DeleteIke("rekeyed")
         if rival is not None:
             sa.log("IKE", 1, "IKE_SA rekey collision won, waiting for delete of the redundant IKE_SA")
             task.rival = None
+            delete.redundant = rival
             rival.silent = True
             rival.parent = None
             rival.give_up_at = now + sa.host.options.rekeyed_timeout
             sa.host.touch(rival)
         conclude(sa, new, now)
-        sa.enqueue(DeleteIke("rekeyed"), first=True)
+        sa.enqueue(delete, first=True)
     sa.host.finish(task.tickets, True, f"IKE_SA {sa.tag} rekeyed")
 
 
@@ -283,7 +294,24 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     nr = host.random(NONCE_OCTETS)
     new = _inherit(sa, initiator=False, spi_i=suite.spi, spi_r=host.new_spi(), now=now)
     new.nonces = (nonce.data, nr)
-    keymat.protect_rekeyed(sa, new, suite, shared, nonce.data, nr)
+    answer: list[Payload] = [Sa((replace(suite.wire, spi=new.spi_r),)), Nonce(nr), Ke(suite.ke, public)]
+
+    def finish(more: tuple[bytes, ...], at: float) -> None:
+        keymat.protect_rekeyed(sa, new, suite, shared, nonce.data, nr, more)
+        _answered(sa, new, task, at)
+
+    if suite.additional:
+        followup.refuse_collision(sa, Kind.REKEY_IKE, sa, task)
+        return answer + followup.wait(
+            sa, Kind.REKEY_IKE, sa, suite.additional, finish, lambda: None, now
+        )
+    finish((), now)
+    return answer + extensions.rekey_answer(new)
+
+
+def _answered(sa: IkeSa, new: IkeSa, task: RekeyIke | None, now: float) -> None:
+    """As responder: the new IKE SA has its keys."""
+    host = sa.host
     host.count(sa.name, "ike-rekey-resp")
     sa.log("IKE", 0, f"{sa.remote.host} is initiating an IKE_SA rekeying")
     new.state = State.ESTABLISHED
@@ -293,5 +321,3 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         task.rival = new
     else:
         conclude(sa, new, now)
-    answer: list[Payload] = [Sa((replace(suite.wire, spi=new.spi_r),)), Nonce(nr), Ke(suite.ke, public)]
-    return answer + extensions.rekey_answer(new)

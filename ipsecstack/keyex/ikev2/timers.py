@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipsecstack.keyex.ikev2 import fragmentation, lifecycle, mobike, reauth, resumption
+from ipsecstack.keyex.ikev2 import followup, fragmentation, lifecycle, mobike, reauth, resumption
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.machine import pump, send
@@ -14,9 +14,14 @@ from ipsecstack.keyex.ikev2.states import Kind, State
 
 def deadline(sa: IkeSa) -> float | None:
     """When ``handle_timer`` has something to do next."""
-    times = [sa.requests.next_timer(), sa.give_up_at, _liveness_due(sa)]
+    times = [sa.requests.next_timer(), sa.give_up_at, followup.deadline(sa), _liveness_due(sa)]
     if sa.state is State.ESTABLISHED:  # one that is being deleted is neither rekeyed nor does it expire
-        times += [sa.rekey_at if not sa.busy_with(Kind.REKEY_IKE) else None, sa.expire_at, sa.reauth_at, sa.ticket_at]
+        times += [
+            sa.rekey_at if not sa.busy_with(Kind.REKEY_IKE) else None,
+            sa.expire_at,
+            sa.reauth_at,
+            sa.ticket_at,
+        ]
     for child in sa.children:
         times += [child.rekey_at, child.expire_at, child.remove_at, child.check_outbound_at, child.idle_at]
     if sa.requests.has_room and len(sa.active) < sa.requests.size:
@@ -51,6 +56,7 @@ def handle_timer(sa: IkeSa, now: float) -> None:
         _end_waiting(sa, now)
         if sa.state is State.DEAD:
             return
+    followup.expire(sa, now)
     if sa.state is State.ESTABLISHED:
         _life_of_ike(sa, now)
     for child in list(sa.children):
@@ -147,5 +153,12 @@ def _end_waiting(sa: IkeSa, now: float) -> None:
         if not sa.muted:
             lifecycle.failed(sa, None, "TIMEOUT", "half open IKE_SA timed out")
         lifecycle.destroy(sa, "timeout", now)
+    elif sa.state is State.ESTABLISHED and sa.silent:
+        sa.log(
+            "IKE",
+            1,
+            f"redundant IKE_SA {sa.tag} of a rekey collision was not deleted by the peer, forgetting it",
+        )
+        lifecycle.destroy(sa, "rekeyed", now)
     elif sa.state in (State.REKEYED, State.ESTABLISHED):
-        sa.enqueue(DeleteIke("rekeyed" if sa.state is State.REKEYED or sa.silent else "replaced"))
+        sa.enqueue(DeleteIke("rekeyed" if sa.state is State.REKEYED else "replaced"))
