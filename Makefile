@@ -8,11 +8,14 @@ BIN     := $(VENV)/bin
 STAMPS  := .stamps
 SECONDS ?=
 MINUTES ?= 30
+SCHEDULES ?= 100000
+FIRST   ?= 0
+JOBS    ?= 2
 ARGS    ?=
 MIB_SOURCES := $(wildcard mibs/src/* mibs/base/* mibs/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fuzz soak bench bench-snmp interop mibs clean run-env dev-env demo-packages test-packages
+.PHONY: help demo test lint fuzz soak bench bench-snmp interop converge mibs clean run-env dev-env demo-packages test-packages
 
 help: ## this list
 	@echo 'make demo     two gateways, a live tunnel and the SNMP agent, to look at and to play with (SECONDS=20: ends by itself)'
@@ -20,6 +23,7 @@ help: ## this list
 	@echo 'make lint     ruff, mypy and the import rules'
 	@echo 'make bench    the figures: throughput, negotiations per second, walks, start-up time, memory (ARGS="--quick")'
 	@echo 'make interop  the matrix against strongSwan, in userspace and with the kernel'"'"'s ESP (ARGS="MOBIKE --peer userspace --json FILE")'
+	@echo 'make converge  100,000 random schedules of loss, reordering and rekeys: both ends agree in the end (SCHEDULES=1000 FIRST=0 JOBS=2)'
 	@echo 'make fuzz     the SNMP engine under a coverage-guided fuzzer (SECONDS=60)'
 	@echo 'make bench-snmp  the SNMP figures beside net-snmp (ARGS="--quick --only get,walk --json FILE")'
 	@echo 'make soak     the agent asked by eight managers, told, reloaded and flooded for half an hour (MINUTES=30)'
@@ -43,6 +47,9 @@ bench: test-packages dev-env mibs ## the figures
 
 interop: test-packages dev-env ## the matrix against strongSwan
 	@PYTHONPATH=tests:. $(BIN)/python -m interop.matrix $(ARGS)
+
+converge: dev-env ## random schedules of rekeys over a bad network
+	@$(BIN)/python tests/exchange/converge.py --first $(FIRST) --count $(SCHEDULES) --jobs $(JOBS) $(ARGS)
 
 fuzz: dev-env mibs ## the SNMP engine under a fuzzer
 	@$(BIN)/python tests/fuzz/snmp_fuzz.py --seconds $(or $(SECONDS),60) $(ARGS)
