@@ -121,6 +121,7 @@ def read_connection(section: Section, certs: CertSource, warn: Warn) -> Connecti
         ),
         fragmentation=reader.choice("fragmentation", _FRAGMENTATION, "yes"),
         mobike=reader.get("mobike", parse_bool, True),
+        session_resumption=reader.get("session_resumption", parse_bool, False),
         redirect=reader.get("redirect", parse_gateway, ""),
     )
     reader.get("dpd_timeout", parse_time, 0)  # for IKEv1: with IKEv2 retransmission tells when a peer is dead
@@ -334,6 +335,7 @@ def _read_child(section: Section, path: str, warn: Warn) -> ChildConfig:
         sha256_96=reader.get("sha256_96", parse_bool, False),
         ipcomp=reader.get("ipcomp", parse_bool, False),
         tfc=reader.get("tfc_padding", _parse_tfc, 0),
+        dummy_rate=reader.get("dummy_rate", _parse_rate, 0.0),
         copy_df=reader.get("copy_df", parse_bool, True),
         copy_ecn=reader.get("copy_ecn", parse_bool, True),
         copy_dscp=reader.choice("copy_dscp", _COPY_DSCP, "out"),
@@ -351,12 +353,24 @@ def _read_child(section: Section, path: str, warn: Warn) -> ChildConfig:
 
 
 _COPY_DSCP = {"out": "out", "in": "in", "yes": "yes", "no": "no", "true": "yes", "false": "no"}
+_MOST_DUMMIES = 1000  # a second, which is what data planes send
 _PFP = ("local", "remote", "protocol", "local_port", "remote_port")
 
 
 def _parse_tfc(text: str) -> int:
     """Octets, or ``mtu`` for what the path takes."""
     return -1 if text.strip().lower() == "mtu" else parse_int(text, 0, 65535)
+
+
+def _parse_rate(text: str) -> float:
+    """Dummy packets a second; at most what data planes send."""
+    try:
+        rate = float(text) if text.isascii() else -1.0
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= _MOST_DUMMIES:
+        raise ValueError(f"'{text}' is no number of packets a second, 0 to {_MOST_DUMMIES}")
+    return rate
 
 
 def _parse_interface(text: str) -> str:

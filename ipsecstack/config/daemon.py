@@ -77,6 +77,8 @@ SETTINGS: dict[str, Callable[[str], Option]] = {
     "redirect_new": parse_gateway,
     "request_window": _whole(1, 64),
     "qcd_secret_file": str,
+    "ticket_lifetime": _number(10, 7 * 86400),
+    "tickets_remembered": _whole(16, 10**7),
     "response_window": _whole(1, 64),
     "export_keys": parse_bool,
     "remember_changes": _whole(16, 10**7),

@@ -67,6 +67,11 @@ def skeyseed_rekey(
     return old_prf.compute(old_sk_d, shared, ni, nr, *more)
 
 
+def skeyseed_resumed(prf: Prf, old_sk_d: Buffer, ni: Buffer, nr: Buffer) -> bytes:
+    """SKEYSEED = prf(SK_d (old), "Resumption" | Ni | Nr) of a resumed IKE SA (RFC 5723 section 5.1)."""
+    return prf.compute(old_sk_d, b"Resumption", ni, nr)
+
+
 def skeyseed_additional(prf: Prf, sk_d: Buffer, shared: Buffer, ni: Buffer, nr: Buffer) -> bytes:
     """SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr) after an additional key exchange in IKE_INTERMEDIATE
     (RFC 9370 section 2.2.2). ``ike_keys`` makes the keys of it, with the nonces and SPIs of IKE_SA_INIT."""

@@ -116,7 +116,8 @@ class ChildConfig:
     """swanctl.conf's children.<child>. An empty traffic selector tuple means ``dynamic``: the IKE address of
     that side, or its virtual addresses.
 
-    ``tfc`` pads inner packets to this many octets, -1 to what the path takes. ``inactivity`` in seconds closes what
+    ``tfc`` pads inner packets to this many octets, -1 to what the path takes; ``dummy_rate`` is how many dummy packets a
+    second are sent (RFC 4303 §2.6). ``inactivity`` in seconds closes what
     passes no traffic. ``interface``, ``if_id`` and ``mark`` (value, mask) bind policies and SAs; an inbound SA has the
     mark only with ``mark_in_sa``. ``pfp`` is populate-from-packet (``SpdEntry.pfp``).
     """
@@ -145,6 +146,7 @@ class ChildConfig:
     sha256_96: bool = False  # HMAC-SHA-256 cut to 96 bits, as before RFC 4868
     ipcomp: bool = False
     tfc: int = 0
+    dummy_rate: float = 0.0
     copy_df: bool = True
     copy_ecn: bool = True
     copy_dscp: str = "out"  # out, in, yes, no
@@ -205,6 +207,7 @@ class ConnectionConfig:
     childless: str = "allow"  # IKE SAs without Child SAs: allow, prefer, force, never
     fragmentation: str = "yes"  # of IKE messages: yes, accept, force (as yes), no
     mobike: bool = False
+    session_resumption: bool = False
     redirect: str = ""  # gateway (address or name) that clients are sent to when they are authenticated
     vips: tuple[IPAddress, ...] = ()  # virtual IPs to ask for; an unspecified one takes any of its version
     pools: tuple[str, ...] = ()  # address pools that the peer gets its virtual IPs from

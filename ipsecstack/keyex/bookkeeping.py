@@ -18,7 +18,7 @@ COUNTER_KEYS = (
 
 STATISTIC_KEYS = (
     "invalid-messages", "integrity-failures", "decrypt-failures", "cookies-sent", "half-open-drops",
-    "unknown-ike-spi", "qcd-tokens", "qcd-crashes",
+    "unknown-ike-spi", "qcd-tokens", "qcd-crashes", "tickets-issued", "tickets-refused", "sessions-resumed",
 )  # fmt: skip
 
 

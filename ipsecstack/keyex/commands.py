@@ -10,7 +10,7 @@ from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import lookup
 from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandError, ConnectionConfig, LogRecorded
-from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing, timers
+from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing, resumption, timers
 from ipsecstack.keyex.ikev2 import reauth as reauthentication
 from ipsecstack.keyex.ikev2.create_child import NewChild
 from ipsecstack.keyex.ikev2.features import Features
@@ -257,7 +257,7 @@ def begin(
     sa.replaces = replaces
     if features is not None:
         sa.features = features
-    task = IkeInit()
+    task = resumption.first_task(sa, now) if gateway is None else IkeInit()
     task.tickets = list(tickets)
     endpoint.adopt(sa)
     sa.enqueue(task)
@@ -275,7 +275,7 @@ def reauthenticate(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
     names = {child.name for child in sa.children if child.alive}
     children = [child.name for child in config.children if child.name in names]
     try:
-        begin(endpoint, config, children, [], now, tries=1, replaces=sa)
+        begin(endpoint, config, children, [], now, tries=1, gateway=sa.remote.host, replaces=sa)
     except CommandError as error:
         sa.log("IKE", 1, f"unable to reauthenticate: {error}")
         return False
@@ -464,7 +464,7 @@ def rekey(
     sas = [sa for sa in sas if sa.state is State.ESTABLISHED and not sa.silent and sa.parent is None]
     for sa in sas:
         if reauth:
-            reauthentication.start(sa, now)
+            reauthentication.ask(sa, now)
         else:
             timers.rekey_ike(sa)
         machine.pump(sa, now)

@@ -41,13 +41,15 @@ from ipsecstack.keyex.pools import Pools
 from ipsecstack.keyex.reception import Reception
 from ipsecstack.keyex.registry import Registry
 from ipsecstack.keyex.revocation import MAX_PENDING, FetchRevocation
+from ipsecstack.keyex.views import Views
+from ipsecstack.keyex.tickets import Sessions
 from ipsecstack.keyex.window import ResponseWindow
 
 _NO_SPI = bytes(8)
 _POSTPONED_LIFE = 30.0  # seconds that a message waits for a revocation status
 
 
-class Endpoint:
+class Endpoint(Views):
     """See ``base.KeyExchangeEndpoint`` for what each method promises.
 
     ``source_address(remote) -> own address or None`` finds the address to send from where local_addrs is ``%any``.
@@ -70,6 +72,7 @@ class Endpoint:
         self.credentials = credentials
         self.closing = False
         self.tickets = Tickets(self.emit)
+        self.sessions = Sessions(random, options.ticket_lifetime, options.tickets_remembered)
         self.policies = Policies(self.emit)
         self.pools = Pools()
         self._vips: Counter[IPAddress] = Counter()
@@ -160,7 +163,7 @@ class Endpoint:
     @property
     def pad(self) -> Pad:
         if self._pad is None:
-            self._pad = Pad([_pad_entry(config) for config in self._connections.values()])
+            self._pad = Pad([lookup.pad_entry(config) for config in self._connections.values()])
         return self._pad
 
     def wall_clock(self) -> float:
@@ -478,28 +481,7 @@ class Endpoint:
                 machine.pump(sa, now)
         self._settle()
 
-    # --- views ---
-
-    def ike_sas(self) -> Sequence[IkeSaView]:
-        return [sa.view() for sa in self.registry.all()]
-
-    def ike_sas_changed_since(
-        self, generation: int
-    ) -> tuple[Sequence[IkeSaView], Sequence[int], Sequence[int]]:
-        ikes, children = self.registry.changes.gone_since(generation)
-        return [sa.view() for sa in self.registry.changed_since(generation)], ikes, children
-
-    def counters(self, connection: str | None = None) -> dict[str, int]:
-        return self._counters.get(connection)
-
-    def counters_by_connection(self) -> dict[str, dict[str, int]]:
-        return self._counters.by_connection()
-
-    def statistics(self) -> dict[str, int]:
-        return dict(self._reception.statistics)
-
-    def reset_counters(self, connection: str | None = None) -> None:
-        self._counters.reset(connection)
+    # --- the end ---
 
     def shutdown(self, now: float) -> None:
         self.closing = True
@@ -510,21 +492,3 @@ class Endpoint:
             elif sa.state is not State.DELETING:
                 lifecycle.destroy(sa, "shutdown", now)
         self._settle()
-
-
-def _pad_entry(config: ConnectionConfig) -> PadEntry:
-    """The PAD entry of a connection's remote section."""
-    round_ = remote_round(config)
-    id_ = round_.id
-    selectors = tuple(
-        ts for child in config.children for ts in child.remote_ts if not isinstance(ts, DynamicSelector)
-    )
-    return PadEntry(
-        config.name,
-        id_.type if id_ is not None else ID_ANY,
-        id_.data if id_ is not None else b"",
-        round_.auth.value,
-        round_.cacerts,
-        round_.certs,
-        selectors,
-    )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ipsecstack.keyex.endpoint import Endpoint
 
 _NO_SPI = bytes(8)
+_FIRST = (ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME)
 
 
 class Reception:
@@ -64,7 +65,7 @@ class Reception:
             return
         if header.major != 2:
             self._other_version(header, local, remote, now)
-        elif header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response:
+        elif header.exchange in _FIRST and not header.is_response:
             self._first_request(header, data, local, remote, now)
         else:
             self._for_known(header, data, local, remote, now)
@@ -217,7 +218,7 @@ class Reception:
             or header.message_id != 0
             or not header.from_initiator
         ):
-            self._reject(local, remote, "header of the IKE_SA_INIT request makes no sense")
+            self._reject(local, remote, "header of the first request makes no sense")
             return
         if self._host.closing:
             self._reject(local, remote, "shutting down")
@@ -229,7 +230,7 @@ class Reception:
             return
         nonce, cookie = message.get(Nonce), message.notify(NotifyType.COOKIE)
         if nonce is None:
-            self._reject(local, remote, "IKE_SA_INIT request without a nonce")
+            self._reject(local, remote, "first request without a nonce")
             return
         decision = self.half_open.decide(remote.host, *self.refusals.count(remote.host, now))
         if decision is Decision.DROP:
@@ -288,7 +289,7 @@ class Reception:
         answer = make_header(
             header.initiator_spi,
             _NO_SPI,
-            ExchangeType.IKE_SA_INIT,
+            header.exchange,
             0,
             from_initiator=False,
             response=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ipsecstack.crypto import auth, dn, x509
 from ipsecstack.crypto.errors import AuthError, CertificateError
@@ -33,6 +35,16 @@ def local_round(config: ConnectionConfig) -> AuthConfig:
 
 def remote_round(config: ConnectionConfig) -> AuthConfig:
     return config.remote[0] if config.remote else _DEFAULT
+
+
+def as_resumed(sa: IkeSa, config: ConnectionConfig) -> ConnectionConfig:
+    """The connection with the authentication of an IKE SA that is being resumed: one round each, by what both ends
+    know, between the same identities. The connection itself when nothing is resumed (RFC 5723 §5.1)."""
+    session = sa.initial.resumed if sa.initial is not None else None
+    if session is None:
+        return config
+    own, peer = (AuthConfig(auth=AuthClass.PSK, id=id_) for id_ in (session.own, session.peer))
+    return replace(config, local=(own,), remote=(peer,))
 
 
 def class_of(method: int) -> AuthClass | None:
@@ -139,6 +151,9 @@ def build(
     round_ = round_ or local_round(config)
     octets = auth_octets(sa, own.to_bytes(), own=True)
     id_text = sa.local_id.text if sa.local_id else "?"
+    if initial.resumed is not None:
+        sa.log("IKE", 1, f"authentication of '{id_text}' (myself) by the resumed IKE_SA")
+        return [], Auth(AuthMethod.SHARED_KEY_MIC, sa.prf.compute(_sk_p(sa, own=True), octets))
     if round_.auth is AuthClass.PSK:
         secret = _secret(sa, config)
         sa.local_auth = "psk"
@@ -188,6 +203,12 @@ def verify(
         )
     octets = auth_octets(sa, peer_id.to_bytes(), own=False)
     id_text = sa.remote_id.text
+    if sa.initial is not None and sa.initial.resumed is not None:
+        # AUTH = prf(SK_px, octets) (RFC 5723 §5.1)
+        if not hmac.compare_digest(sa.prf.compute(_sk_p(sa, own=False), octets), payload.data):
+            raise AuthFailure("AUTHENTICATION_FAILED", "the peer does not have the IKE_SA that is to be resumed")
+        sa.log("IKE", 1, f"authentication of '{id_text}' by the resumed IKE_SA successful")
+        return
     if given is AuthClass.PSK:
         if not auth.psk_verify(sa.prf, _secret(sa, config), octets, payload.data):
             raise AuthFailure("AUTHENTICATION_FAILED", "tried 1 shared key, but MAC mismatched")

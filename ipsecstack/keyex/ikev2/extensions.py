@@ -6,12 +6,17 @@ exchanges call the hooks in the order of ``EXTENSIONS`` and know no extension by
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.wire.ikev2 import Message, Payload
 
 
 class Extension:
     """The hooks of one extension; each does nothing unless it is overridden."""
+
+    resumes: ClassVar[bool] = False
+    """Its hooks of IKE_SA_INIT take part in IKE_SESSION_RESUME, too."""
 
     def init_request(self, sa: IkeSa) -> list[Payload]:
         """What it adds to our IKE_SA_INIT request, each time that it is made (with a cookie, for another group)."""
@@ -49,6 +54,9 @@ class Extension:
 
     def rekeyed(self, old: IkeSa, new: IkeSa) -> None:
         """``new`` replaces ``old``: what belongs to the peer, not to the SA, goes on. ``features`` went already."""
+
+    def ended(self, sa: IkeSa, reason: str) -> None:
+        """The IKE SA is about to be destroyed, for this reason (``base.IkeSaDeleted``)."""
 
 
 EXTENSIONS: list[Extension] = []
@@ -97,3 +105,8 @@ def rekey_answered(new: IkeSa, message: Message) -> None:
 def rekeyed(old: IkeSa, new: IkeSa) -> None:
     for extension in EXTENSIONS:
         extension.rekeyed(old, new)
+
+
+def ended(sa: IkeSa, reason: str) -> None:
+    for extension in EXTENSIONS:
+        extension.ended(sa, reason)

@@ -41,3 +41,5 @@ class Features:
     """We are on our way to another gateway."""
     multiple_auth: bool = False
     """Several rounds of authentication (RFC 4739)."""
+    ticket_awaited: bool = False
+    """The gateway said that a ticket is to come (RFC 5723)."""

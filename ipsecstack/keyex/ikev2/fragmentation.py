@@ -34,6 +34,8 @@ _SMALLEST = {4: 576, 6: 1280}
 class Fragmentation(Extension):
     """Both ends say in IKE_SA_INIT that they take fragments (§2.3); ``accept`` takes them and makes none."""
 
+    resumes = True
+
     def init_request(self, sa: IkeSa) -> list[Payload]:
         return [Notify(SUPPORTED)] if _wanted(sa) else []
 

@@ -12,6 +12,7 @@ from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Identity, Outpu
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import PolicyKey
+from ipsecstack.keyex.tickets import Sessions
 from ipsecstack.keyex.pools import Pools
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Host(Protocol):
     random: Random
     options: Options
     credentials: CredentialStore
+    sessions: Sessions
     pools: Pools
 
     local_addresses: Sequence[IPAddress]

@@ -79,6 +79,7 @@ class IkeAuth(Task):
     def _first(self, sa: IkeSa) -> list[Payload]:
         config, talk = sa.config, self.conversation
         assert config is not None
+        config = authenticate.as_resumed(sa, config)
         talk.local, talk.remote = authenticate.local_rounds(config), authenticate.remote_rounds(config)
         talk.started = True
         sa.remote_id = _name_of(talk.remote[0].id)

@@ -18,6 +18,7 @@ from ipsecstack.keyex.ikev2 import (
     ppk,
     reauth,
     redirect,
+    resumption,
 )
 from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.eap_exchange import make_authenticator
@@ -28,6 +29,7 @@ from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.ikev2.task import Refusal
 from ipsecstack.keyex.ikev2.unique import enforce_unique, same_peer
+from ipsecstack.keyex.tickets import Session
 from ipsecstack.wire.ikev2 import Auth, Delete, Eap, IdI, IdR, Message, Notify, NotifyType, Payload, Sa
 
 
@@ -44,7 +46,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         sa.config = config
         childless.check(sa, message)
         assert sa.initial is not None
-        rounds = sa.initial.rounds = Rounds(message, config)
+        rounds = sa.initial.rounds = Rounds(message, authenticate.as_resumed(sa, config))
         rounds.eap_only = message.notify(NotifyType.EAP_ONLY_AUTHENTICATION) is not None
         return _proceed(sa, rounds, message, now)
     except (AuthFailure, CertificateError) as failure:
@@ -296,6 +298,8 @@ def _chosen(sa: IkeSa, message: Message, id_i: IdI) -> ConnectionConfig:
     """
     assert sa.remote_id is not None
     auth = message.get(Auth)
+    if sa.initial is not None and isinstance(sa.initial.resumed, Session):
+        return resumption.resumed_by(sa, sa.initial.resumed, message, id_i, auth)
     if auth is not None:
         method = authenticate.class_of(auth.method)
         if method is None:

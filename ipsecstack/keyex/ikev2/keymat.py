@@ -20,6 +20,11 @@ def protect_initial(sa: IkeSa, suite: Suite, shared: bytes, ni: bytes, nr: bytes
     _protect(sa, suite, ikekeys.skeyseed(prf.get(suite.prf), ni, nr, shared), ni, nr)
 
 
+def protect_seeded(sa: IkeSa, suite: Suite, seed: bytes, ni: bytes, nr: bytes) -> None:
+    """Keys of a resumed IKE SA, from its own SKEYSEED (RFC 5723 §5.1)."""
+    _protect(sa, suite, seed, ni, nr)
+
+
 def protect_additional(sa: IkeSa, shared: bytes, ni: bytes, nr: bytes) -> None:
     """New keys of an IKE SA after an additional key exchange in IKE_INTERMEDIATE (RFC 9370 §2.2.2)."""
     assert sa.suite is not None

@@ -18,7 +18,7 @@ from ipsecstack.keyex.base import (
     ReleaseSpi,
     RemoveSa,
 )
-from ipsecstack.keyex.ikev2 import keymat, narrowing
+from ipsecstack.keyex.ikev2 import extensions, keymat, narrowing
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import ChildState, State
 
@@ -75,6 +75,7 @@ def destroy(sa: IkeSa, reason: str, now: float) -> None:
         return
     for task in sa.tasks():
         task.before_end(sa, now)
+    extensions.ended(sa, reason)
     was_established = sa.established is not None
     replaced = sa.successor is not None
     if sa.state is not State.DELETING:
@@ -83,6 +84,9 @@ def destroy(sa: IkeSa, reason: str, now: float) -> None:
     orphans = [child for child in sa.children if child.alive and not child.replaced_by]
     for child in list(sa.children):
         remove_child(sa, child, reason, now, act=False)
+    for pending in sa.pending_ke.values():
+        pending.drop()
+    sa.pending_ke.clear()
     for task in sa.tasks():
         task.abort(sa, reason, now)
     sa.active.clear()

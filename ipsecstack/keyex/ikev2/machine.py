@@ -8,6 +8,7 @@ from ipsecstack.keyex.base import SendDatagram
 from ipsecstack.keyex.ikev2 import (
     addresses,
     extensions,
+    followup,
     fragmentation,
     ike_auth,
     ike_auth_answer,
@@ -29,6 +30,7 @@ from ipsecstack.keyex.ikev2.protect import DecryptionError, parse_inner
 from ipsecstack.keyex.ikev2.qcd import QuickCrashDetection
 from ipsecstack.keyex.ikev2.reauth import Reauthentication
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
+from ipsecstack.keyex.ikev2.resumption import Resumption
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import Kind, Role, State, duplicated, kind_of
 from ipsecstack.keyex.ikev2.table import TABLE
@@ -56,10 +58,13 @@ from ipsecstack.wire.ikev2.numbers import HEADER_OCTETS
 
 _COUNTER: dict[int, str] = {
     ExchangeType.IKE_SA_INIT: "ike-init",
+    ExchangeType.IKE_SESSION_RESUME: "ike-init",
     ExchangeType.IKE_AUTH: "ike-auth",
     ExchangeType.CREATE_CHILD_SA: "create-child",
     ExchangeType.INFORMATIONAL: "info",
 }
+
+_UNPROTECTED = (Kind.IKE_SA_INIT, Kind.SESSION_RESUME)
 
 # What takes part in the exchanges beside RFC 7296 itself, in this order: one instance of each Extension.
 extensions.EXTENSIONS[:] = (
@@ -70,6 +75,7 @@ extensions.EXTENSIONS[:] = (
     mobike.Mobike(),
     redirect.Redirect(),
     QuickCrashDetection(),
+    Resumption(),
     MultipleAuthentication(),
     Configuration(),
     Reauthentication(),
@@ -90,7 +96,7 @@ def receive_first(sa: IkeSa, data: bytes, message: Message, now: float) -> bool:
         payloads = [Notify(NotifyType.INVALID_SYNTAX)]
     kept = sa.state is State.HALF_OPEN
     spi_r = sa.spi_r if kept else bytes(8)
-    header = make_header(sa.spi_i, spi_r, ExchangeType.IKE_SA_INIT, 0, from_initiator=False, response=True)
+    header = make_header(sa.spi_i, spi_r, message.header.exchange, 0, from_initiator=False, response=True)
     response = build_message(header, payloads)
     if kept:
         initial.message = response
@@ -134,7 +140,7 @@ def _receive_request(
         return
     if sa.state is State.HALF_OPEN and header.exchange != ExchangeType.IKE_INTERMEDIATE:
         if header.exchange != ExchangeType.IKE_AUTH:
-            _drop(sa, "only IKE_AUTH may follow IKE_SA_INIT")
+            _drop(sa, "only IKE_AUTH may follow the first exchange")
             return
         if intermediate.awaited(sa):
             _drop(sa, "IKE_AUTH before the key exchanges that were agreed on")
@@ -283,10 +289,10 @@ def _receive_response(
     sa: IkeSa, header: Header, data: bytes, local: Address, remote: Address, now: float
 ) -> None:
     task = sa.active.get(header.message_id)
-    if task is None or task.kind.exchange != header.exchange:
+    if task is None or task.doing.exchange != header.exchange:
         _drop(sa, f"response with message ID {header.message_id} answers nothing")
         return
-    if task.kind is Kind.IKE_SA_INIT:
+    if task.kind in _UNPROTECTED:
         _receive_init_response(sa, task, data, local, now)
         return
     opened = _open(sa, header, data, local, remote, now)
@@ -318,22 +324,23 @@ def _receive_init_response(sa: IkeSa, task: Task, data: bytes, local: Address, n
     except WireError as error:
         _drop(sa, str(error))
         return
-    row = TABLE.get((sa.state, Role.INITIATOR, Kind.IKE_SA_INIT))
+    row = TABLE.get((sa.state, Role.INITIATOR, task.doing))
     if row is None or initial is None:
-        _drop(sa, "not waiting for an IKE_SA_INIT response")
+        _drop(sa, "not waiting for a first response")
         return
     if sa.local.host.is_unspecified:
         sa.local = Address(local.host, sa.local.port)
     short = (
         message.error() is not None
         or message.notify(NotifyType.COOKIE) is not None
+        or message.notify(NotifyType.TICKET_NACK) is not None
         or redirect.genuine(sa, message)
     )
     if (row.missing(message) and not short) or duplicated(message) is not None:
-        _drop(sa, "the IKE_SA_INIT response is incomplete")
+        _drop(sa, "the first response is incomplete")
         return
     if not row.missing(message) and message.header.responder_spi == bytes(8):
-        _drop(sa, "the IKE_SA_INIT response has no responder SPI")
+        _drop(sa, "the first response has no responder SPI")
         return
     initial.peer_message = data
     sa.counters.packets_in += 1
@@ -345,10 +352,12 @@ def _receive_init_response(sa: IkeSa, task: Task, data: bytes, local: Address, n
 
 def _conclude_task(sa: IkeSa, task: Task, message: Message, now: float) -> None:
     message_id = message.header.message_id
-    row = TABLE.get((sa.state, Role.INITIATOR, task.kind))
+    row = TABLE.get((sa.state, Role.INITIATOR, task.doing))
     missing = row.missing(message) if row is not None and message.error() is None else []
-    if task.kind is Kind.IKE_SA_INIT and (
-        message.notify(NotifyType.COOKIE) is not None or redirect.genuine(sa, message)
+    if task.kind in _UNPROTECTED and (
+        message.notify(NotifyType.COOKIE) is not None
+        or message.notify(NotifyType.TICKET_NACK) is not None
+        or redirect.genuine(sa, message)
     ):
         missing = []
     if row is None or missing or duplicated(message) is not None:
@@ -464,6 +473,10 @@ def pump(sa: IkeSa, now: float) -> None:
         if sa.state is State.DELETING and not isinstance(task, DeleteIke):
             task.abort(sa, "the IKE_SA is being deleted", now)
             continue
+        if task.followup is not None:
+            _send_request(sa, task, task.followup.request(sa), now)
+            continue
+        task.more = ()
         payloads = task.request(sa, now)
         if payloads is None:
             if isinstance(task, IkeAuth) and task.failure is not None:
@@ -478,6 +491,8 @@ def _next_task(sa: IkeSa, now: float) -> Task | None:
     for task in sa.queue:
         if task.not_before > now:
             continue
+        if followup.holds(sa, task):
+            continue
         active = list(sa.active.values())
         if not any(task.excludes(other) or other.excludes(task) for other in active):
             return task
@@ -490,12 +505,12 @@ def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) ->
     header = make_header(
         sa.spi_i,
         sa.spi_r,
-        task.kind.exchange,
+        task.doing.exchange,
         sa.requests.next_id,
         from_initiator=sa.initiator,
         response=False,
     )
-    if task.kind is Kind.IKE_SA_INIT:
+    if task.kind in _UNPROTECTED:
         assert sa.initial is not None
         datagrams: tuple[bytes, ...] = (build_message(header, payloads),)
         sa.initial.message = datagrams[0]

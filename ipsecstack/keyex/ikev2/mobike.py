@@ -33,6 +33,8 @@ _PROBE_FROM = 2
 class Mobike(Extension):
     """Support is told in IKE_AUTH, with the addresses beside the one in use (§3.3, §3.4)."""
 
+    resumes = True
+
     def init_answered(self, sa: IkeSa, message: Message) -> None:
         """Port 4500 from now on, NAT or not: one may be on a later path (§3.3)."""
         if _wanted(sa) and sa.features.nat_traversal:

@@ -34,8 +34,10 @@ from ipsecstack.wire.ikev2 import SaProposal
 from ipsecstack.wire.transforms import KeId
 
 if TYPE_CHECKING:
+    from ipsecstack.keyex.ikev2.followup import Pending
     from ipsecstack.keyex.ikev2.fragmentation import Reassembly
     from ipsecstack.keyex.ikev2.rounds import Rounds
+    from ipsecstack.keyex.tickets import Held, Session
 
 
 class ChildSa:
@@ -185,6 +187,8 @@ class Initial:
     previous: Protection | None = field(default=None, repr=False)
     """What protected the last IKE_INTERMEDIATE, as responder."""
     children: list[str] = field(default_factory=list)
+    resumed: Held | Session | None = None
+    """What a ticket told, or the ticket that we show (RFC 5723)."""
     packet: tuple[TrafficSelector, TrafficSelector] | None = None
     """Selectors of the packet that asked for the first child."""
     selectors: tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]] | None = None
@@ -262,8 +266,18 @@ class IkeSa:
         self.children: list[ChildSa] = []
         self.counters = IkeCounters()
         self.features = Features()
+        self.ticket_numbers: list[tuple[bytes, int, int]] = []
+        """Number, issue and end of the ticket that we gave the peer (RFC 5723)."""
+        self.ticket_at: float | None = None
+        """When to ask for another ticket."""
+        self.resumed_from: tuple[bytes, bytes] | None = None
+        """The SPIs of the IKE SA that this one is resumed from."""
+        self.authenticated_until: float | None = None
+        """Of a resumed IKE SA: when the authentication that it goes back to has to be done anew."""
         self.peer_token = b""
         """With it the peer can prove that it lost this IKE SA (RFC 6290)."""
+        self.pending_ke: dict[bytes, Pending] = {}
+        """What we agreed to in CREATE_CHILD_SA and that has key exchanges to come, by the link that the peer has."""
         self.early_deletes: set[bytes] = set()
         """SPIs that the peer deleted while its response that makes them known is still on its way."""
         self.last_inbound = now
@@ -333,6 +347,10 @@ class IkeSa:
         else:
             self.queue.append(task)
         self.host.touch(self)
+
+    def blocked(self, task: Task) -> bool:
+        """Whether a waiting task must not run beside what is under way."""
+        return any(task.excludes(other) or other.excludes(task) for other in self.active.values())
 
     def making_child(self) -> bool:
         """A response is on its way that may tell of a Child SA which the peer has already."""

@@ -80,10 +80,12 @@ class Kind(Enum):
 
     IKE_SA_INIT = "IKE_SA_INIT"
     IKE_INTERMEDIATE = "IKE_INTERMEDIATE"
+    SESSION_RESUME = "IKE_SESSION_RESUME"
     IKE_AUTH = "IKE_AUTH"
     NEW_CHILD = "CREATE_CHILD_SA (new child)"
     REKEY_CHILD = "CREATE_CHILD_SA (rekey child)"
     REKEY_IKE = "CREATE_CHILD_SA (rekey IKE)"
+    FOLLOWUP_KE = "IKE_FOLLOWUP_KE"
     INFORMATIONAL = "INFORMATIONAL"
 
     @property
@@ -92,8 +94,12 @@ class Kind(Enum):
             return ExchangeType.IKE_SA_INIT
         if self is Kind.IKE_INTERMEDIATE:
             return ExchangeType.IKE_INTERMEDIATE
+        if self is Kind.SESSION_RESUME:
+            return ExchangeType.IKE_SESSION_RESUME
         if self is Kind.IKE_AUTH:
             return ExchangeType.IKE_AUTH
+        if self is Kind.FOLLOWUP_KE:
+            return ExchangeType.IKE_FOLLOWUP_KE
         if self is Kind.INFORMATIONAL:
             return ExchangeType.INFORMATIONAL
         return ExchangeType.CREATE_CHILD_SA
@@ -177,8 +183,12 @@ def kind_of(message: Message) -> Kind | None:
         return Kind.IKE_SA_INIT
     if exchange == ExchangeType.IKE_INTERMEDIATE:
         return Kind.IKE_INTERMEDIATE
+    if exchange == ExchangeType.IKE_SESSION_RESUME:
+        return Kind.SESSION_RESUME
     if exchange == ExchangeType.IKE_AUTH:
         return Kind.IKE_AUTH
+    if exchange == ExchangeType.IKE_FOLLOWUP_KE:
+        return Kind.FOLLOWUP_KE
     if exchange == ExchangeType.INFORMATIONAL:
         return Kind.INFORMATIONAL
     if exchange != ExchangeType.CREATE_CHILD_SA:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from ipsecstack.keyex.ikev2 import (
     create_child,
+    followup,
     ike_auth,
     ike_auth_answer,
     ike_sa_init,
@@ -18,6 +19,7 @@ from ipsecstack.keyex.ikev2 import (
     intermediate,
     rekey_child,
     rekey_ike,
+    resumption,
 )
 from ipsecstack.keyex.ikev2.states import Kind, Need, Role, Row, State
 
@@ -67,6 +69,11 @@ ROWS: tuple[Row, ...] = (
     _row(S.AUTH_SENT, IN, K.IKE_AUTH, _NONE, _CHILD | {N.IDR, N.AUTH, N.CERT, N.CP, N.EAP},
          ike_auth.handle_response, (S.ESTABLISHED, S.AUTH_SENT, S.DEAD),
          "The responder proves who it is, then wants EAP or another round. If it does not, it is told so in a Delete."),
+    _row(S.NEW, R, K.SESSION_RESUME, {N.NONCE}, _NONE, resumption.handle_request, (S.HALF_OPEN, S.NEW),
+         "A peer that lost its IKE SA shows a ticket (RFC 5723). One that is not good gets TICKET_NACK and keeps nothing."),
+    _row(S.INIT_SENT, IN, K.SESSION_RESUME, {N.NONCE}, _NONE, resumption.handle_response,
+         (S.AUTH_SENT, S.INIT_SENT, S.DEAD),
+         "The gateway took our ticket, or asks for a cookie; if it refuses, we begin with IKE_SA_INIT."),
     # --- an established IKE SA ---
     _row(S.ESTABLISHED, R, K.NEW_CHILD, _CHILD_KE, {N.KE, N.CP}, create_child.handle_request, (S.ESTABLISHED,),
          "The peer asks for another Child SA: selectors are narrowed, both SAs installed."),
@@ -83,6 +90,10 @@ ROWS: tuple[Row, ...] = (
     _row(S.ESTABLISHED, IN, K.REKEY_IKE, {N.SA, N.NONCE, N.KE}, _NONE, rekey_ike.handle_response,
          (S.REKEYED, S.ESTABLISHED),
          "Our new IKE SA is there: the children move and we delete the old one. Nonces settle a collision."),
+    _row(S.ESTABLISHED, R, K.FOLLOWUP_KE, {N.KE}, _NONE, followup.handle_request, (S.ESTABLISHED, S.REKEYED),
+         "An additional key exchange of a CREATE_CHILD_SA (RFC 9370). With the last one the new SA is made."),
+    _row(S.ESTABLISHED, IN, K.FOLLOWUP_KE, {N.KE}, _NONE, followup.handle_response, (S.ESTABLISHED, S.REKEYED),
+         "The responder's half of it; after the last one the response to CREATE_CHILD_SA is handled."),
     _row(S.ESTABLISHED, R, K.INFORMATIONAL, _NONE, {N.DELETE, N.CP}, informational.handle_request,
          (S.ESTABLISHED, S.DELETING),
          "Deletes, notifications, or a liveness check."),
@@ -113,6 +124,12 @@ ROWS: tuple[Row, ...] = (
          "Too late: TEMPORARY_FAILURE."),
     _row(S.DELETING, R, K.REKEY_CHILD, _CHILD_KE | {N.REKEY_SA}, {N.KE}, create_child.refuse_request,
          (S.DELETING,),
+         "Too late: TEMPORARY_FAILURE."),
+    _row(S.REKEYED, R, K.FOLLOWUP_KE, {N.KE}, _NONE, create_child.refuse_request, (S.REKEYED,),
+         "Too late here: TEMPORARY_FAILURE."),
+    _row(S.REKEYED, IN, K.FOLLOWUP_KE, {N.KE}, _NONE, followup.handle_response, (S.REKEYED,),
+         "Our own replacement comes late: the peer uses the one that it made meanwhile. Ours is deleted."),
+    _row(S.DELETING, R, K.FOLLOWUP_KE, {N.KE}, _NONE, create_child.refuse_request, (S.DELETING,),
          "Too late: TEMPORARY_FAILURE."),
     _row(S.DELETING, R, K.REKEY_IKE, {N.SA, N.NONCE}, {N.KE}, create_child.refuse_request, (S.DELETING,),
          "Too late: TEMPORARY_FAILURE."),
