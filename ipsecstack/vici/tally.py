@@ -30,6 +30,7 @@ AUTH_REASONS = frozenset(
         "NO_PSK",
         "NO_PRIVATE_KEY",
         "NO_PEER_CONFIG",
+        "ID_MISMATCH",
         "CERTIFICATE",
         "CERTIFICATE_INVALID",
         "CERTIFICATE_REVOKED",

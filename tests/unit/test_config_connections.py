@@ -303,3 +303,15 @@ def test_the_documentation_names_every_key(repository: Path, monkeypatch: pytest
         for key, what in table.items():
             assert f"`{key}`" in (refused if what.treatment is Treatment.REFUSE else warned), key
     assert {key for key in SETTINGS if f"`{key}`" not in daemon} == set()
+
+
+@pytest.mark.parametrize(("text", "rate"), [("0", 0.0), ("2.5", 2.5), ("1000", 1000.0)])
+def test_dummy_rate(text: str, rate: float) -> None:
+    assert child(f"dummy_rate = {text}").dummy_rate == rate
+    assert child("mode = tunnel").dummy_rate == 0.0
+
+
+@pytest.mark.parametrize("text", ["-1", "1001", "nan", "inf", "many", "\u0661"])
+def test_dummy_rates_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"dummy_rate.*packets a second"):
+        child(f"dummy_rate = {text}")

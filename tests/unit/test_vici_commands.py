@@ -665,6 +665,15 @@ def test_the_stack_is_advanced_after_commands(gateway: Gateway) -> None:
 # --- counters and settings --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reason", ["ID_MISMATCH", "NO_PSK", "CERTIFICATE_REVOKED"])
+def test_who_is_not_who_he_should_be_failed_to_authenticate(
+    client: Client, gateway: Gateway, reason: str
+) -> None:
+    gateway.stack.tell(NegotiationFailed("psk2", 4, None, None, reason, "not him"))
+    counts = client.request("get-counters")["counters"][""]
+    assert (counts["auth-failures-in"], counts["negotiation-failures-in"]) == ("1", "0")
+
+
 def test_counters(client: Client, gateway: Gateway) -> None:
     failure = NegotiationFailed("psk2", 4, None, None, "AUTHENTICATION_FAILED", "bad MAC")
     gateway.stack.tell(failure)
