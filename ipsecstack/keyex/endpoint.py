@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from ipsecstack.ipsec.pad import ID_ANY, Pad, PadEntry
+from ipsecstack.ipsec.pad import Pad
 from ipsecstack.ipsec.sa import Address, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
@@ -17,9 +17,7 @@ from ipsecstack.keyex.base import (
     ChildConfig,
     CommandError,
     ConnectionConfig,
-    DynamicSelector,
     Identity,
-    IkeSaView,
     LogRecorded,
     Output,
     PoolConfig,
@@ -30,19 +28,19 @@ from ipsecstack.keyex.base import (
 from ipsecstack.keyex.bookkeeping import Counters, Tickets
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.ikev2 import addresses, config_payload, lifecycle, machine, mobike, reauth, timers
-from ipsecstack.keyex.ikev2.authenticate import remote_round
 from ipsecstack.keyex.ikev2.informational import DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.keyex.options import Options
+from ipsecstack.keyex.peers import pad_entry
 from ipsecstack.keyex.policies import Cpis, Policies, PolicyKey
 from ipsecstack.keyex.pools import Pools
 from ipsecstack.keyex.reception import Reception
 from ipsecstack.keyex.registry import Registry
 from ipsecstack.keyex.revocation import MAX_PENDING, FetchRevocation
-from ipsecstack.keyex.views import Views
 from ipsecstack.keyex.tickets import Sessions
+from ipsecstack.keyex.views import Views
 from ipsecstack.keyex.window import ResponseWindow
 
 _NO_SPI = bytes(8)
@@ -163,7 +161,7 @@ class Endpoint(Views):
     @property
     def pad(self) -> Pad:
         if self._pad is None:
-            self._pad = Pad([lookup.pad_entry(config) for config in self._connections.values()])
+            self._pad = Pad([pad_entry(config) for config in self._connections.values()])
         return self._pad
 
     def wall_clock(self) -> float:
