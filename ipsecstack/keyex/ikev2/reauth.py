@@ -45,12 +45,40 @@ class Retire(Task):
         """The new IKE SA is gone before the old one could go."""
 
 
+class TellLifetime(Task):
+    """Ask the initiator for its reauthentication (RFC 4478 §3)."""
+
+    kind = Kind.INFORMATIONAL
+    label = "IKE_AUTH_LIFETIME"
+
+    def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        sa.log("IKE", 1, "asking the initiator to reauthenticate")
+        return [_lifetime(1)]
+
+
+def _lifetime(seconds: float) -> Notify:
+    return Notify(NotifyType.AUTH_LIFETIME, max(1, int(seconds)).to_bytes(4, "big"))
+
+
+def _ours(sa: IkeSa) -> bool:
+    """We can begin the reauthentication: only an initiator does EAP or asks for addresses."""
+    return sa.initiator or not (sa.leases or sa.remote_auth == "eap")
+
+
+def ask(sa: IkeSa, now: float) -> None:
+    """The operator wants a reauthentication."""
+    if _ours(sa):
+        start(sa, now)
+    elif sa.state is State.ESTABLISHED and not any(isinstance(task, TellLifetime) for task in sa.tasks()):
+        sa.enqueue(TellLifetime())
+
+
 def start(sa: IkeSa, now: float) -> None:
-    """Make the IKE SA anew, if it is ours to do: only its initiator can authenticate itself again."""
+    """It is time: make the IKE SA anew, or end it when the initiator should have done that and has not."""
     sa.reauth_at = None
     if sa.state is not State.ESTABLISHED or any(isinstance(task, DeleteIke) for task in sa.tasks()):
         return
-    if not sa.initiator:
+    if not _ours(sa):
         sa.log("IKE", 1, "initiator did not reauthenticate as requested")
         sa.enqueue(DeleteIke("expired"))
         return
@@ -102,7 +130,7 @@ def announce(sa: IkeSa, now: float) -> list[Payload]:
     lifetime = config.reauth_time - rand * lifecycle.fraction(sa.host.random)
     # We wait a little longer than we say, or the peer would always be too late.
     _schedule(sa, now + lifetime + (config.over_time or 0), 0)
-    return [Notify(NotifyType.AUTH_LIFETIME, max(1, int(lifetime)).to_bytes(4, "big"))]
+    return [_lifetime(lifetime)]
 
 
 def lifetime(sa: IkeSa, message: Message, now: float) -> None:
