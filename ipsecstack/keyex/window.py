@@ -126,21 +126,27 @@ class Verdict(Enum):
 
 
 class ResponseWindow:
-    """Requests that the peer initiates; the last responses are kept for octet-identical retransmissions."""
+    """Requests that the peer initiates, in any order within the window (§2.3).
 
-    __slots__ = ("_cache", "_size", "expected")
+    ``expected`` is the lowest ID that was not answered yet; ``size`` requests from there on are taken. As many responses
+    are kept, for octet-identical retransmissions: a peer that sent ID n has the responses up to n - ``size``.
+    """
+
+    __slots__ = ("_ahead", "_cache", "expected", "size")
 
     def __init__(self, size: int = 1) -> None:
         self.expected = 0
-        self._size = size
-        self._cache: OrderedDict[int, tuple[bytes, tuple[bytes, ...]]] = OrderedDict()
+        self.size = size
+        self._ahead: set[int] = set()
+        """IDs above ``expected`` that were answered before it."""
+        self._cache: dict[int, tuple[bytes, tuple[bytes, ...]]] = {}
 
     def judge(self, message_id: int, datagram: bytes) -> tuple[Verdict, tuple[bytes, ...] | None]:
         """The verdict, and the cached response of a DUPLICATE. Old IDs with other octets are STALE: never answered."""
-        if message_id == self.expected:
-            return Verdict.NEW, None
-        if message_id > self.expected:
+        if message_id >= self.expected + self.size:
             return Verdict.BEYOND, None
+        if message_id >= self.expected and message_id not in self._ahead:
+            return Verdict.NEW, None
         cached = self._cache.get(message_id)
         if cached is not None and cached[0] == _digest(datagram):
             return Verdict.DUPLICATE, cached[1]
@@ -151,15 +157,20 @@ class ResponseWindow:
         entry = self._cache.get(message_id)
         return entry[1] if entry is not None else None
 
-    def answered(self, datagram: bytes, response: tuple[bytes, ...]) -> None:
-        """Keep the response's datagrams to the expected request and move on.
+    def answered(self, datagram: bytes, response: tuple[bytes, ...], message_id: int | None = None) -> None:
+        """Keep the response's datagrams to a NEW request (the expected one by default) and move on.
 
         ``datagram`` is what tells a retransmission: of a request in fragments the first one (RFC 7383 §2.6.1).
         """
-        self._cache[self.expected] = (_digest(datagram), response)
-        self.expected += 1
-        while len(self._cache) > self._size:
-            self._cache.popitem(last=False)
+        which = self.expected if message_id is None else message_id
+        self._cache[which] = (_digest(datagram), response)
+        self._ahead.add(which)
+        while self.expected in self._ahead:
+            self._ahead.discard(self.expected)
+            self.expected += 1
+        highest = max(self._cache)
+        for old in [number for number in self._cache if number <= highest - self.size]:
+            del self._cache[old]
 
     def clear(self) -> None:
         self._cache.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.keyex.base import SendDatagram
@@ -487,18 +489,22 @@ def pump(sa: IkeSa, now: float) -> None:
 
 
 def _next_task(sa: IkeSa, now: float) -> Task | None:
-    """The first task that is due and may run beside those under way; nothing overtakes one that must be alone."""
+    """The first task that is due and may run now."""
+    return next((task for task in ready(sa) if task.not_before <= now), None)
+
+
+def ready(sa: IkeSa) -> Iterator[Task]:
+    """Waiting tasks that may run beside what is under way, when their time comes, in order.
+
+    What is behind one that must be alone does not overtake it. The others wait for a message, not for a time.
+    """
     for task in sa.queue:
-        if task.not_before > now:
-            continue
         if followup.holds(sa, task):
             continue
-        active = list(sa.active.values())
-        if not any(task.excludes(other) or other.excludes(task) for other in active):
-            return task
-        if task.alone:
-            return None
-    return None
+        if not any(task.excludes(other) or other.excludes(task) for other in sa.active.values()):
+            yield task
+        elif task.alone:
+            return
 
 
 def _send_request(sa: IkeSa, task: Task, payloads: list[Payload], now: float) -> None:

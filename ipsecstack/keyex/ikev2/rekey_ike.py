@@ -302,9 +302,8 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
 
     if suite.additional:
         followup.refuse_collision(sa, Kind.REKEY_IKE, sa, task)
-        return answer + followup.wait(
-            sa, Kind.REKEY_IKE, sa, suite.additional, finish, lambda: None, now
-        )
+        answer += extensions.rekey_answer(new)
+        return answer + followup.wait(sa, Kind.REKEY_IKE, sa, suite.additional, finish, lambda: None, now)
     finish((), now)
     return answer + extensions.rekey_answer(new)
 

@@ -8,6 +8,7 @@ from ipsecstack.keyex.ikev2.states import Kind
 from ipsecstack.wire.ikev2 import Header, Message, NotifyType, Payload
 
 if TYPE_CHECKING:
+    from ipsecstack.keyex.ikev2.followup import Followup
     from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 
 
@@ -18,16 +19,31 @@ class Task:
     label: ClassVar[str]
     moves: ClassVar[bool] = True
     """Goes to the new IKE SA when the old one is rekeyed while this task waits."""
+    alone: ClassVar[bool] = False
+    """No other exchange of ours may be under way at the same time, and none overtakes it (§2.8, §2.25)."""
 
     def __init__(self) -> None:
         self.sent: tuple[Header, list[Payload]] | None = None
         """The request under way, to send it anew in smaller fragments."""
+        self.followup: Followup | None = None
+        """Additional key exchanges that the exchange still needs (RFC 9370)."""
+        self.more: tuple[bytes, ...] = ()
+        """Their secrets, when all are done."""
         self.tickets: list[int] = []
         self.not_before = 0.0
+
+    @property
+    def doing(self) -> Kind:
+        """The kind of the exchange that is under way for this task."""
+        return self.kind if self.followup is None else Kind.FOLLOWUP_KE
 
     def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
         """The request's payloads, or None when there is nothing left to do."""
         raise NotImplementedError  # interface
+
+    def excludes(self, other: Task) -> bool:
+        """Whether this task must not run beside another one that is under way (a window larger than 1, §2.3)."""
+        return self.alone or other.alone
 
     def answered(self, sa: IkeSa, message: Message, now: float) -> None:
         """The response of an INFORMATIONAL exchange is there (those of other kinds have their row in the table)."""

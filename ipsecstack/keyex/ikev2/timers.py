@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipsecstack.keyex.ikev2 import followup, fragmentation, lifecycle, mobike, reauth, resumption
 from ipsecstack.keyex.ikev2.ike_sa_init import IkeInit
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
-from ipsecstack.keyex.ikev2.machine import pump, send
+from ipsecstack.keyex.ikev2.machine import pump, ready, send
 from ipsecstack.keyex.ikev2.rekey_child import RekeyChild
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke
 from ipsecstack.keyex.ikev2.sa import IkeSa
@@ -25,7 +25,7 @@ def deadline(sa: IkeSa) -> float | None:
     for child in sa.children:
         times += [child.rekey_at, child.expire_at, child.remove_at, child.check_outbound_at, child.idle_at]
     if sa.requests.has_room and len(sa.active) < sa.requests.size:
-        times += [task.not_before for task in sa.queue]
+        times += [task.not_before for task in ready(sa)]
     return min((t for t in times if t is not None), default=None)
 
 
