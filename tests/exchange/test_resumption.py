@@ -271,7 +271,7 @@ def test_the_policy_is_checked_again() -> None:
         pair.a.do(pair.a.endpoint.initiate, ike=None, child="net")
         pair.run(1)
         refused = 0 if name == "other address" else 1  # no connection at all is no question of tickets
-        assert _counts(pair.b) == (1, refused, 0), name
+        assert _counts(pair.b)[1:] == (refused, 0), name
     pair = Pair(a=a, b=b)
     pair.up()
     pair.b.credentials.unload_shared("psk")

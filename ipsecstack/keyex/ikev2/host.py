@@ -12,8 +12,8 @@ from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Identity, Outpu
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import PolicyKey
-from ipsecstack.keyex.tickets import Sessions
 from ipsecstack.keyex.pools import Pools
+from ipsecstack.keyex.tickets import Sessions
 
 if TYPE_CHECKING:
     from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
