@@ -248,7 +248,12 @@ def test_a_peer_without_it_gets_the_next_proposal() -> None:
 
 @pytest.mark.parametrize(
     "a, b",
-    [("ke1_mlkem768", ""), ("", "ke1_mlkem768"), ("ke1_mlkem768", "ke1_mlkem512"), ("ke1_mlkem768", "ke2_mlkem768")],
+    [
+        ("ke1_mlkem768", ""),
+        ("", "ke1_mlkem768"),
+        ("ke1_mlkem768", "ke1_mlkem512"),
+        ("ke1_mlkem768", "ke2_mlkem768"),
+    ],
 )
 def test_no_common_choice(a: str, b: str) -> None:
     made = pair(ike(f"{IKE}-{a}" if a else IKE), ike(f"{IKE}-{b}" if b else IKE))

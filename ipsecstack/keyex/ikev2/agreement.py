@@ -14,6 +14,7 @@ from ipsecstack.keyex.base import ChildConfig
 from ipsecstack.keyex.ikev2 import keymat, lifecycle
 from ipsecstack.keyex.ikev2.proposals import Suite
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
+from ipsecstack.keyex.ikev2.task import Refusal
 from ipsecstack.wire.ikev2 import Message, Notify, NotifyType, Payload
 
 NONCE_OCTETS = 32
@@ -43,6 +44,8 @@ class Agreement:
     non_first_fragments: bool = True
     originals: tuple[IPAddress, IPAddress] | None = None
     shared: bytes = field(default=b"", repr=False)
+    more: tuple[bytes, ...] = field(default=(), repr=False)
+    """Secrets of additional key exchanges (RFC 9370)."""
 
 
 def install(
@@ -64,9 +67,16 @@ def install(
     child.non_first_fragments = agreed.non_first_fragments
     child.originals = agreed.originals
     child.nonces = (ni, nr)
-    keys = keymat.for_child(sa, agreed.suite, ni, nr, agreed.shared)
+    keys = keymat.for_child(sa, agreed.suite, ni, nr, agreed.shared, agreed.more)
     lifecycle.install_child(sa, child, keys, agreed.initiated, now, hold_outbound=hold_outbound)
     return child
+
+
+def check_free(sa: IkeSa, agreed: Agreement) -> None:
+    """Nobody took the peer's SPI while key exchanges were done; a Refusal if so."""
+    spi = int.from_bytes(agreed.suite.spi, "big")
+    if not lifecycle.peer_spi_free(sa, SecurityProtocol(agreed.suite.protocol), spi):
+        raise Refusal(NotifyType.TEMPORARY_FAILURE, f"peer's SPI {spi:08x} is in use already")
 
 
 def drop(sa: IkeSa, agreed: Agreement) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex.base import ChildConfig
-from ipsecstack.keyex.ikev2 import lifecycle, negotiate
+from ipsecstack.keyex.ikev2 import agreement, answer, followup, lifecycle, negotiate
 from ipsecstack.keyex.ikev2.informational import DeleteChild
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
 from ipsecstack.keyex.ikev2.offer import Selectors, for_pair, remainder
@@ -74,6 +74,9 @@ def retry_at(sa: IkeSa, now: float) -> float:
 def handle_response(sa: IkeSa, task: NewChild, message: Message, now: float) -> None:
     offer = task.offer
     assert offer is not None
+    if followup.begin(sa, task, offer.proposals, message, spi_octets=4):
+        return
+    offer.more = task.more
     name = task.config.name
     error = message.error()
     nonce = message.get(Nonce)
@@ -173,8 +176,18 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     nonce = message.get(Nonce)
     assert nonce is not None
     nr = sa.host.random(negotiate.NONCE_OCTETS)
-    payloads, child = negotiate.answer_offer(sa, message, nonce.data, nr, now, with_ke=True)
-    lifecycle.announce_child(sa, child)
+    payloads, agreed = answer.choose(sa, message, nr, with_ke=True)
+
+    def finish(more: tuple[bytes, ...], at: float) -> None:
+        agreed.more = more
+        agreement.check_free(sa, agreed)
+        lifecycle.announce_child(sa, agreement.install(sa, agreed, nonce.data, nr, at))
+
+    if agreed.suite.additional:
+        return payloads + followup.wait(
+            sa, Kind.NEW_CHILD, None, agreed.suite.additional, finish, lambda: agreement.drop(sa, agreed), now
+        )
+    finish((), now)
     return payloads
 
 

@@ -37,6 +37,8 @@ class ChildOffer:
     mode: Mode = Mode.TUNNEL
     cpi_in: int = 0
     notifies: tuple[Payload, ...] = ()
+    more: tuple[bytes, ...] = field(default=(), repr=False)
+    """Secrets of additional key exchanges."""
 
 
 class ChildFailure(Exception):
@@ -247,6 +249,8 @@ def _judge(sa: IkeSa, made: ChildOffer, message: Message, suite: Suite, tsi: TsI
         sa.log("IKE", 1, "peer does not support IPComp, compression disabled")
         sa.host.release_cpi(made.spi_in)
         made.cpi_in = 0
+    if len(made.more) != len(suite.additional):
+        raise ChildFailure("INVALID_SYNTAX", "peer chose additional key exchanges that did not follow")
     shared = _shared(made, message, suite)
     sa.log("CFG", 1, f"selected proposal: {suite}")
     local, remote = tuple(local_ts), tuple(remote_ts)
@@ -264,6 +268,7 @@ def _judge(sa: IkeSa, made: ChildOffer, message: Message, suite: Suite, tsi: TsI
         agreement.fragments_allowed(message, local, remote),
         originals,
         shared,
+        made.more,
     )
 
 

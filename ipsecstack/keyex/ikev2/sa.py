@@ -348,10 +348,6 @@ class IkeSa:
             self.queue.append(task)
         self.host.touch(self)
 
-    def blocked(self, task: Task) -> bool:
-        """Whether a waiting task must not run beside what is under way."""
-        return any(task.excludes(other) or other.excludes(task) for other in self.active.values())
-
     def making_child(self) -> bool:
         """A response is on its way that may tell of a Child SA which the peer has already."""
         return self.busy_with(Kind.IKE_AUTH, Kind.NEW_CHILD, Kind.REKEY_CHILD) is not None
