@@ -20,7 +20,7 @@ from ipsecstack.keyex.ikev2 import (
     redirect,
 )
 from ipsecstack.keyex.ikev2.authenticate import AuthFailure
-from ipsecstack.keyex.ikev2.create_child import NewChild
+from ipsecstack.keyex.ikev2.create_child import NewChild, Packet, after_auth, ask_for_more
 from ipsecstack.keyex.ikev2.eap_exchange import make_peer
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
@@ -60,6 +60,7 @@ class IkeAuth(Task):
         super().__init__()
         self.children = children
         self.conversation = conversation or Conversation(children)
+        self.packet: Packet | None = None
         self.offer: ChildOffer | None = None
         self.failure: AuthFailure | None = None
 
@@ -102,7 +103,8 @@ class IkeAuth(Task):
         )
         if child is not None:
             assert sa.initial is not None
-            packet, selectors = sa.initial.packet, sa.initial.selectors
+            self.packet = packet = sa.initial.packet
+            selectors = sa.initial.selectors
             if selectors is None:
                 selectors = config_payload.selectors(sa, config, child)
             self.offer = negotiate.make_offer(sa, child, with_ke=False, packet=packet, selectors=selectors)
@@ -361,7 +363,10 @@ def _first_child(sa: IkeSa, task: IkeAuth, message: Message, ni: bytes, nr: byte
         if failure.at_peer:
             sa.enqueue(DeleteChild.of_spi(offer.spi_in, failure.protocol))
         lifecycle.release_spi(sa, offer.spi_in)
+        if failure.received and after_auth(sa, offer, failure.reason, tickets, task.packet, now):
+            return
         sa.host.finish(tickets, False, f"establishing CHILD_SA '{name}' failed: {failure.reason}")
         return
     lifecycle.announce_child(sa, child)
     sa.host.finish(tickets, True, f"CHILD_SA {child.tag} established")
+    ask_for_more(sa, offer, message, child, task.packet)
