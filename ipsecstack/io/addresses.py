@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import struct
@@ -17,13 +16,17 @@ log = logging.getLogger(__name__)
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x40, 0x400
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
+_UNUSABLE = 0x40 | 0x08  # IFA_F_TENTATIVE, IFA_F_DADFAILED
+_WORKS = 0x1 | 0x40  # IFF_UP, IFF_RUNNING
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
+_IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, index, flags, change
+_ERROR = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _SETTLE = 0.1  # seconds: addresses change in bunches
 _ANSWER = 2.0  # seconds that the kernel has for a dump
@@ -88,25 +91,44 @@ class AddressMonitor:
 
 
 def local_addresses() -> list[IPAddress] | None:
-    """All addresses of this host that can be sent from, of every interface; None when the kernel does not tell."""
-    found: list[IPAddress] = []
+    """All addresses of this host that can be sent from, of every interface that is up and has a carrier; None when
+    the kernel does not tell."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
-            sock.settimeout(_ANSWER)
-            body = _IFADDRMSG.pack(0, 0, 0, 0, 0)
-            flags = _NLM_F_REQUEST | _NLM_F_DUMP
-            sock.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETADDR, flags, 1, 0) + body)
-            while True:
-                for kind, payload in _messages(sock.recv(262144)):
-                    if kind == _NLMSG_DONE:
-                        return list(dict.fromkeys(found))
-                    if kind == _NLMSG_ERROR:
-                        return None
-                    if kind == _RTM_NEWADDR:
-                        found += _address_of(payload)
+        links = _dump(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, 0, 0, 0, 0))
+        addresses = _dump(_RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0))
     except OSError as error:
         log.warning("cannot list local addresses: %s", error.strerror or error)
         return None
+    working: set[int] = set()
+    for kind, payload in links:
+        if kind == _RTM_NEWLINK and len(payload) >= _IFINFOMSG.size:
+            _, _, _, index, flags, _ = _IFINFOMSG.unpack_from(payload)
+            if flags & _WORKS == _WORKS:
+                working.add(index)
+    found: dict[IPAddress, None] = {}
+    for kind, payload in addresses:
+        if kind == _RTM_NEWADDR and len(payload) >= _IFADDRMSG.size:
+            _, _, flags, _, index = _IFADDRMSG.unpack_from(payload)
+            address = _address_of(payload)
+            if address is not None and index in working and not flags & _UNUSABLE:
+                found[address] = None
+    return list(found)
+
+
+def _dump(request: int, body: bytes) -> list[tuple[int, bytes]]:
+    """The kernel's answers to a request for all of something. Raises OSError."""
+    found: list[tuple[int, bytes]] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        sock.settimeout(_ANSWER)
+        header = _HEADER.pack(_HEADER.size + len(body), request, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+        sock.send(header + body)
+        while True:
+            for kind, payload in _messages(sock.recv(262144)):
+                if kind == _NLMSG_DONE:
+                    return found
+                if kind == _NLMSG_ERROR:
+                    raise OSError(-_ERROR.unpack_from(payload)[0], "the kernel refuses to list them")
+                found.append((kind, payload))
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -120,10 +142,8 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _address_of(payload: bytes) -> Iterator[IPAddress]:
-    """The local address of an interface address message, unless it cannot be used (yet)."""
-    if len(payload) < _IFADDRMSG.size or payload[2] & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED):
-        return
+def _address_of(payload: bytes) -> IPAddress | None:
+    """The local address of an interface address message."""
     attributes: dict[int, bytes] = {}
     offset = _IFADDRMSG.size
     while offset + _ATTRIBUTE.size <= len(payload):
@@ -134,6 +154,4 @@ def _address_of(payload: bytes) -> Iterator[IPAddress]:
         offset += (length + 3) & ~3
     # On a point-to-point link IFA_ADDRESS is the other end.
     local = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
-    if local is not None:
-        with contextlib.suppress(ValueError):
-            yield ip_address(local)
+    return ip_address(local) if local is not None and len(local) in (4, 16) else None

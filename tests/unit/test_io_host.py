@@ -109,6 +109,12 @@ def test_local_addresses_and_routes() -> None:
             await told(changes, 1)
             assert changes[0] == "addresses"
             assert ip_address("203.0.113.7") not in (local_addresses() or [])
+            ip("link", "set", device + "p", "down")  # the carrier of the other end
+            for _ in range(100):
+                if ip_address("fd77::7") not in (local_addresses() or []):
+                    break
+                await asyncio.sleep(0.02)
+            assert ip_address("fd77::7") not in (local_addresses() or [])
         finally:
             monitor.stop()
             ip("link", "del", device)
