@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ike_network import ESP_GCM, Pair, host, mirrored
+from ike_network import ESP_GCM, IKE_GCM, Pair, host, mirrored
 
+from ipsecstack.config.proposals import parse_proposal
+from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex import base
 from ipsecstack.keyex.base import ChildConfig, SendDatagram
-from ipsecstack.keyex.ikev2 import machine
+from ipsecstack.keyex.ikev2 import lifecycle, machine
 from ipsecstack.keyex.ikev2.informational import Liveness
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import Kind, Need, Role, Row, State
@@ -79,7 +81,7 @@ def everything(pair: Pair) -> None:
 def late_requests(pair: Pair) -> None:
     """Create, rekey and rekey again on an IKE SA that its peer has replaced, then on one that its peer deletes."""
     for prepare in ("rekeyed", "deleting"):
-        for kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD, Kind.REKEY_IKE):
+        for kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD, Kind.REKEY_IKE, Kind.FOLLOWUP_KE):
             if not pair.a.ike():
                 pair.up()
             sa = live(pair, "b")
@@ -150,12 +152,70 @@ def test_every_row_is_taken_and_leads_where_it_says() -> None:
     crossing(seen)
     before_rekey(seen)
     late_rekey(seen)
+    late_followup(seen)
+    resuming(seen)
     taken = {(row.state, row.role, row.kind) for row, _, _ in seen}
     missing = [row.story for row in ROWS if (row.state, row.role, row.kind) not in taken]
     assert not missing
     for row, before, after in seen:
         assert before is row.state
         assert after in row.next, (row.story, before, after)
+
+
+def resuming(seen: Seen) -> None:
+    """The client lost its IKE SA and comes back with a ticket."""
+    pair = observed_pair(seen)
+    for end in pair.ends:
+        (config,) = end.endpoint.connections()
+        end.load(replace(config, session_resumption=True))
+    pair.up()
+    lifecycle.destroy(live(pair, "a"), "timeout", pair.now)
+    pair.a.do(pair.a.endpoint.initiate, ike=None, child="net")
+    pair.run(5)
+    pair.check_agreement()
+
+
+def late_followup(seen: Seen) -> None:
+    """Additional key exchanges: in IKE_INTERMEDIATE, then while the IKE SA is rekeyed. b forgets them, rekeys by itself
+    and uses its own IKE SA before a has an answer."""
+    pair = observed_pair(seen)
+    words = "aes256gcm16-prfsha256-x25519-ke1_mlkem512-ke1_none-ke2_ecp256-ke2_none"
+    for end in pair.ends:
+        (config,) = end.endpoint.connections()
+        end.load(replace(config, proposals=(parse_proposal(words, SecurityProtocol.IKE),)))
+    pair.up()
+    old, theirs = live(pair, "a"), live(pair, "b")
+    held: list[SendDatagram] = []
+
+    def tap(sender: object, output: SendDatagram) -> bool:
+        follow = output.data[18] == Kind.FOLLOWUP_KE.exchange
+        delete = output.data[18] == Kind.INFORMATIONAL.exchange
+        if sender is pair.b and output.data[:8] == old.spi_i and (follow or delete):
+            held.append(output)
+            return False
+        return True
+
+    pair.tap = tap
+    pair.a.do(pair.a.endpoint.rekey, ike="conn")
+    pair.run(0.05)
+    assert held
+    theirs.pending_ke.clear()
+    assert theirs.config is not None
+    theirs.config = replace(theirs.config, proposals=(IKE_GCM,))
+    pair.b.do(pair.b.endpoint.rekey, ike="conn")
+    pair.run(0.05)
+    winner = next(sa for sa in pair.b.endpoint.registry.all() if sa is not theirs)
+    winner.enqueue(Liveness(), first=True)
+    machine.pump(winner, pair.now)
+    pair.b.flush()
+    pair.run(0.05)
+    assert old.state is State.REKEYED
+    pair.tap = None
+    for output in held:
+        pair.deliver(output.data, output.local, output.remote)
+    pair.run(30)
+    assert len(pair.a.ike()) == len(pair.b.ike()) == 1
+    pair.check_agreement()
 
 
 def crossing(seen: Seen) -> None:
@@ -289,7 +349,9 @@ def test_nothing_but_the_next_exchange_is_taken_while_half_open(exchange: int, r
     )
     pair.run(0.01)
     assert sa.state is State.HALF_OPEN
-    assert sa.counters.drops_in == 1
+    # A request to resume belongs to no IKE SA that there is already.
+    assert sa.counters.drops_in == (0 if exchange == 38 and not response else 1)
+    assert pair.b.endpoint.counters()["invalid"] == 1
     pair.run(5)
     pair.check_agreement()
     assert pair.a.children()
