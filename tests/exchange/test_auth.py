@@ -8,7 +8,7 @@ from ike_network import Pair, connection, fqdn, mirrored
 from ike_pki import authority, certificate, make_key, pem
 
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import AuthClass, AuthConfig, ConnectionConfig, Identity, SharedSecret
+from ipsecstack.keyex.base import AuthClass, AuthConfig, Identity, SharedSecret
 
 
 def cert_pair(
@@ -255,11 +255,3 @@ def test_the_dead_hold_no_keys() -> None:
     pair.a.do(pair.a.endpoint.terminate, ike="conn")
     pair.run(5)
     assert (sa.keys, sa.protection, sa.initial) == (None, None, None)
-
-
-def test_connection_with_two_rounds_is_refused_early() -> None:
-    a, _ = mirrored()
-    pair = Pair(load=False)
-    two: ConnectionConfig = replace(a, local=a.local * 2)
-    with pytest.raises(base.CommandError, match="round"):
-        pair.a.load(two)

@@ -71,7 +71,8 @@ def own_identity(
     ``asked`` for (RFC 7296 §3.5); else a certificate's subject, else the IKE address."""
     own = own or local_round(config)
     if asked is not None and (own.id is None or own.id.is_any or is_pattern(own.id)):
-        found = sa.host.credentials.find_signer(asked, own.certs) if own.auth is AuthClass.PUBKEY else None
+        certs = _vouching(own.certs, asked)
+        found = sa.host.credentials.find_signer(asked, certs) if own.auth is AuthClass.PUBKEY else None
         if own.auth is AuthClass.PSK or (
             found is not None and x509.vouches_for(found[0].certificate, asked.type, asked.data)
         ):
@@ -91,6 +92,14 @@ def own_identity(
             if subject is not None and (own.id is None or own.id.is_any or _same_dn(own.id, subject.data)):
                 return Identity(subject.type, subject.data, subject.text)
     return own.id if own.id is not None and not own.id.is_any else identity.from_address(sa.local.host)
+
+
+def _vouching(certs: tuple[bytes, ...], id_: Identity | None) -> tuple[bytes, ...]:
+    """Of several configured certificates those for an identity; all, when there are none."""
+    if len(certs) < 2 or id_ is None:
+        return certs
+    found = [der for der in certs if x509.vouches_for(x509.load_certificate(der), id_.type, id_.data)]
+    return tuple(found) or certs
 
 
 def is_pattern(id_: Identity) -> bool:
@@ -160,7 +169,7 @@ def build(
         sa.log("IKE", 1, f"authentication of '{id_text}' (myself) with pre-shared key")
         return [], Auth(AuthMethod.SHARED_KEY_MIC, auth.psk_auth(sa.prf, secret, octets))
     found = sa.host.credentials.find_signer(
-        sa.local_id, round_.certs, initial.wanted_anchors, sa.host.wall_clock()
+        sa.local_id, _vouching(round_.certs, sa.local_id), initial.wanted_anchors, sa.host.wall_clock()
     )
     if found is None:
         raise AuthFailure("NO_PRIVATE_KEY", f"no private key found for '{id_text}'")
@@ -206,7 +215,9 @@ def verify(
     if sa.initial is not None and sa.initial.resumed is not None:
         # AUTH = prf(SK_px, octets) (RFC 5723 §5.1)
         if not hmac.compare_digest(sa.prf.compute(_sk_p(sa, own=False), octets), payload.data):
-            raise AuthFailure("AUTHENTICATION_FAILED", "the peer does not have the IKE_SA that is to be resumed")
+            raise AuthFailure(
+                "AUTHENTICATION_FAILED", "the peer does not have the IKE_SA that is to be resumed"
+            )
         sa.log("IKE", 1, f"authentication of '{id_text}' by the resumed IKE_SA successful")
         return
     if given is AuthClass.PSK:
