@@ -70,7 +70,8 @@ class RekeyChild(Task):
 
     def old_deleted(self, sa: IkeSa, child: ChildSa, now: float) -> None:
         """The peer deletes the old SA while we rekey it: if it made a new one for it, that one takes over."""
-        if child is self.old and self.rival is not None:
+        rival = self.rival if self.rival in sa.children else None  # one that the peer deleted has lost
+        if child is self.old and rival is not None and rival.alive:
             self.winner = self.rival
             _settle(sa, self, self.rival)
 
@@ -167,6 +168,13 @@ def _refused(sa: IkeSa, task: RekeyChild, error: Notify, now: float) -> None:
             again.tickets, task.tickets = task.tickets, []
             sa.enqueue(again)
         sa.host.finish(task.tickets, True, f"CHILD_SA {old.tag} is gone")
+        return
+    if error.type == NotifyType.NO_ADDITIONAL_SAS and sa.config is not None and old in sa.children:
+        sa.log("IKE", 1, f"peer takes no further CHILD_SA on {sa.tag}, making another IKE_SA")
+        task.drop_offer(sa)
+        if old.state is ChildState.REKEYING:
+            old.state = ChildState.INSTALLED
+        sa.host.start_apart(sa.config.name, old.name, task.tickets, now, old)
         return
     if error.type != NotifyType.TEMPORARY_FAILURE:
         sa.counters.child_rejects_out += 1
