@@ -8,6 +8,7 @@ headers it does: AH behind those is not received.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 from ipaddress import IPv6Address
@@ -185,11 +186,23 @@ class HeaderSocket:
         return []
 
     def send_esp(self, batch: EspDatagrams) -> int:
-        """Whole packets; returns how many the kernel took. OSError when it refuses for good."""
+        """Whole packets; returns how many the kernel took. OSError when it refuses all of them for good.
+
+        The kernel cuts none of them up: one that is too long for the link must not take the others with it.
+        """
         destination = sockaddr_of(Address(batch.remote.host))
-        sent = 0
-        with contextlib.suppress(BlockingIOError):
-            for packet in batch.packets:
+        sent, refused = 0, None
+        for packet in batch.packets:
+            try:
                 self._socket.sendto(packet, destination)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                refused = error
+            else:
                 sent += 1
+        if refused is not None and not sent:
+            raise refused
         return sent

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from espkit import udp
+from lab.netns import namespaces
 
 from ipsecstack.dataplane.base import EspDatagrams
 from ipsecstack.dataplane.path import parse_too_big
@@ -255,6 +256,27 @@ def test_whole_packets_go_and_come_with_their_headers(family: socket.AddressFami
         header = IPv6Header.parse(item.packets[0])
         assert (header.source, header.destination, header.next_header) == (here, there, AH)
         assert item.packets[0][40:] == body
+
+
+def test_a_whole_packet_that_is_too_long_does_not_take_others_with_it(require_root: None) -> None:
+    """The kernel cuts no packet up that brings its header along."""
+    with namespaces("io") as (place,):
+        place.ip("link set lo mtu 1000 up")
+        sender = place.inside(lambda: HeaderSocket(socket.AF_INET))
+
+        def batch(*sizes: int) -> EspDatagrams:
+            packets: list[bytes | memoryview] = [
+                IPv4Header(OTHER, LOOPBACK, AH, size, dont_fragment=True).to_bytes() + bytes(size - 20)
+                for size in sizes
+            ]
+            return EspDatagrams(Address(OTHER), Address(LOOPBACK), False, packets, protocol=AH, whole=True)
+
+        try:
+            assert sender.send_esp(batch(100, 1400, 1000, 1001, 200)) == 3
+            with pytest.raises(OSError, match="too long"):
+                sender.send_esp(batch(1400))
+        finally:
+            sender.close()
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -30,7 +30,7 @@ def postponed(sa: IkeSa, message: Message, data: bytes, now: float) -> bool:
         return False
     header = message.header
     key = b"".join((sa.spi_i, sa.spi_r, header.message_id.to_bytes(4, "big"), bytes((header.is_response,))))
-    sa.host.postpone(key, data, sa.local, sa.remote, now)
+    sa.host.postpone(key, data, *sa.arrival, now)
     return True
 
 
