@@ -85,16 +85,28 @@ def start_child(
         endpoint.emit(LogRecorded("CFG", 1, connection, None, f"unable to start '{child}': {error}"))
 
 
-def start_apart(endpoint: Endpoint, connection: str, child: str, tickets: list[int], now: float) -> None:
-    """Bring a child up on a new IKE SA, for the peer takes no more on the one that is there."""
+def start_apart(
+    endpoint: Endpoint,
+    connection: str,
+    child: str,
+    tickets: list[int],
+    now: float,
+    relieved: ChildSa | None = None,
+) -> bool:
+    """Bring a child up on a new IKE SA, for the peer takes no more on the one that is there.
+
+    ``relieved`` is closed then. False, and the tickets are closed, when it cannot begin.
+    """
     config = endpoint.connection(connection)
     try:
         if endpoint.closing or config is None or not any(c.name == child for c in config.children):
             raise CommandError("it is not configured any more")
-        begin(endpoint, config, [child], list(tickets), now, tries=1)
+        begin(endpoint, config, [child], list(tickets), now, tries=1).relieves = relieved
         tickets.clear()
     except CommandError as error:
         endpoint.finish(tickets, False, f"establishing CHILD_SA '{child}' failed: {error}")
+        return False
+    return True
 
 
 def trap_child(endpoint: Endpoint, connection: str, child: str) -> bool:

@@ -29,6 +29,7 @@ from ipsecstack.keyex.bookkeeping import Counters, Tickets
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.ikev2 import addresses, config_payload, lifecycle, machine, mobike, reauth, timers
 from ipsecstack.keyex.ikev2.informational import DeleteIke
+from ipsecstack.keyex.ikev2.reports import InvalidSpi
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.ikev2.task import Task
@@ -297,8 +298,10 @@ class Endpoint(Views):
     def start_child(self, connection: str, child: str, now: float) -> None:
         commands.start_child(self, connection, child, now)
 
-    def start_apart(self, connection: str, child: str, tickets: list[int], now: float) -> None:
-        commands.start_apart(self, connection, child, tickets, now)
+    def start_apart(
+        self, connection: str, child: str, tickets: list[int], now: float, relieved: ChildSa | None = None
+    ) -> bool:
+        return commands.start_apart(self, connection, child, tickets, now, relieved)
 
     def trap_child(self, connection: str, child: str, now: float) -> None:
         commands.trap_child(self, connection, child)
@@ -458,7 +461,7 @@ class Endpoint(Views):
         """The peer sends to an SPI that we do not have: ask it on our IKE SA, or tell it without one (§1.5)."""
         peers = [sa for sa in self.registry.by_host(remote.host) if sa.state is State.ESTABLISHED]
         for sa in peers:
-            machine.hint(sa, now)
+            machine.hint(sa, now, InvalidSpi(spi) if len(peers) == 1 else None)
         if not peers and not self.closing:
             self._reception.tell_invalid_spi(spi, local, remote, now)
         self._settle()

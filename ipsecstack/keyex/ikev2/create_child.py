@@ -124,6 +124,10 @@ def ask_for_more(
 
     What a packet asked for is there already; the next packet that needs another SA asks for it.
     """
+    old, sa.relieves = sa.relieves, None
+    if old is not None and old.owner is not None and old in old.owner.children and old.replaced_by is None:
+        lifecycle.replace_child(old.owner, old, child)
+        old.owner.enqueue(DeleteChild(old, "rekeyed"))
     if message.notify(NotifyType.ADDITIONAL_TS_POSSIBLE) is None:
         return
     child.more_possible = True

@@ -156,8 +156,10 @@ class Host(Protocol):
         """Bring a child up again (actions start and restart)."""
         ...
 
-    def start_apart(self, connection: str, child: str, tickets: list[int], now: float) -> None:
-        """Bring a child up on an IKE SA of its own; takes the tickets over."""
+    def start_apart(
+        self, connection: str, child: str, tickets: list[int], now: float, relieved: ChildSa | None = None
+    ) -> bool:
+        """Bring a child up on an IKE SA of its own, in the place of another one; takes the tickets over."""
         ...
 
     def trap_child(self, connection: str, child: str, now: float) -> None:

@@ -31,6 +31,14 @@ def fraction(random: Random) -> float:
     return int.from_bytes(random(4), "big") / 2**32
 
 
+def margin(random: Random, initiator: bool) -> float:
+    """Which part of the configured margin an SA is rekeyed before its time: the end that made it goes first.
+
+    Both halves are random: neither all SAs of an end nor the two ends of one SA rekey at the same time.
+    """
+    return (fraction(random) + initiator) / 2
+
+
 def failed(sa: IkeSa, child: str | None, reason: str, message: str, *, received: bool = False) -> None:
     """Announce a negotiation that came to nothing; ``received``: the peer said so, else we found it."""
     sa.host.emit(NegotiationFailed(sa.name, sa.uniqueid, child, sa.remote, reason, message, received))
@@ -65,7 +73,7 @@ def schedule(sa: IkeSa, now: float) -> None:
     if config is None or not config.rekey_time:
         return
     rand = min(config.rand_time, config.rekey_time)
-    sa.rekey_at = now + config.rekey_time - rand * fraction(sa.host.random)
+    sa.rekey_at = now + config.rekey_time - rand * margin(sa.host.random, sa.initiator)
     sa.expire_at = sa.rekey_at + config.over_time if config.over_time else None
 
 
@@ -127,7 +135,7 @@ def install_child(
     host, config = sa.host, child.config
     child.encapsulated = sa.nat
     child.install_time = now
-    rand = fraction(host.random)
+    rand = margin(host.random, we_initiated)
     if config.rekey_time:
         child.rekey_at = now + config.rekey_time - min(config.rand_time, config.rekey_time) * rand
     if config.life_time:

@@ -32,6 +32,7 @@ from ipsecstack.keyex.ikev2.protect import DecryptionError, parse_inner
 from ipsecstack.keyex.ikev2.qcd import QuickCrashDetection
 from ipsecstack.keyex.ikev2.reauth import Reauthentication
 from ipsecstack.keyex.ikev2.rekey_ike import RekeyIke, conclude
+from ipsecstack.keyex.ikev2.reports import Reports
 from ipsecstack.keyex.ikev2.resumption import Resumption
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import Kind, Role, State, duplicated, kind_of
@@ -78,6 +79,7 @@ extensions.EXTENSIONS[:] = (
     redirect.Redirect(),
     QuickCrashDetection(),
     Resumption(),
+    Reports(),
     MultipleAuthentication(),
     Configuration(),
     Reauthentication(),
@@ -564,15 +566,15 @@ def _count_message(sa: IkeSa, message: Message, direction: str) -> None:
         sa.host.count(sa.name, f"{prefix}-{direction}-{kind}")
 
 
-def check_liveness(sa: IkeSa) -> None:
-    """Ask the peer for a sign of life, unless a request is under way that will tell as well."""
+def check_liveness(sa: IkeSa, task: Task | None = None) -> None:
+    """Ask the peer for a sign of life (by this task), unless a request is under way that will tell as well."""
     if sa.state is State.ESTABLISHED and not sa.active and not any(isinstance(t, Liveness) for t in sa.queue):
-        sa.enqueue(mobike.liveness(sa), first=True)
+        sa.enqueue(task or mobike.liveness(sa), first=True)
 
 
-def hint(sa: IkeSa, now: float) -> None:
+def hint(sa: IkeSa, now: float, task: Task | None = None) -> None:
     """Something unauthenticated says that the peer lost its SAs: check, at most now and then (§2.4, §2.21.4)."""
     if sa.state is State.ESTABLISHED and now - sa.last_hint >= sa.host.options.hint_interval:
         sa.last_hint = now
-        check_liveness(sa)
+        check_liveness(sa, task)
         pump(sa, now)

@@ -290,6 +290,8 @@ class IkeSa:
         self.nonces: tuple[bytes, bytes] = (b"", b"")
         self.first_request: tuple[bytes, IPAddress, bytes] | None = None
         """Initiator SPI, address and digest of the IKE_SA_INIT request that this responder answered."""
+        self.relieves: ChildSa | None = None
+        """A Child SA of another IKE SA that the first one of this replaces: the peer took no more there."""
         self.muted = False
         """A stranger's attempt in a flood of them: no log lines until it proves that it holds keys."""
         self.local_vips: tuple[IPAddress, ...] = ()
