@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from eap_support import eap_pair
 from ike_network import ESP_GCM, IKE_GCM, Pair, host, mirrored
 
 from ipsecstack.config.proposals import parse_proposal
@@ -21,6 +22,7 @@ from ipsecstack.keyex.ikev2.table import ROWS, TABLE, markdown
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import (
     Auth,
+    Cp,
     Delete,
     IdI,
     IdR,
@@ -30,7 +32,6 @@ from ipsecstack.wire.ikev2 import (
     NotifyType,
     Opaque,
     Payload,
-    PayloadType,
     Sa,
     SaProposal,
     Transform,
@@ -89,7 +90,7 @@ def late_requests(pair: Pair) -> None:
                 # b replaces the IKE SA; its Delete of the old one is lost, and it still asks for things on it
                 target, source = next(iter(pair.a.endpoint.registry.all())), sa
                 pair.b.do(pair.b.endpoint.rekey, ike="conn")
-                pair.run(0.02)
+                pair.run(0.025)
                 pair.in_flight.clear()
                 assert target.state is State.REKEYED
             else:
@@ -154,12 +155,24 @@ def test_every_row_is_taken_and_leads_where_it_says() -> None:
     late_rekey(seen)
     late_followup(seen)
     resuming(seen)
+    authenticating(seen)
     taken = {(row.state, row.role, row.kind) for row, _, _ in seen}
     missing = [row.story for row in ROWS if (row.state, row.role, row.kind) not in taken]
     assert not missing
     for row, before, after in seen:
         assert before is row.state
         assert after in row.next, (row.story, before, after)
+
+
+def authenticating(seen: Seen) -> None:
+    """IKE_AUTH in several exchanges: EAP that succeeds, and an initiator that does not believe the responder."""
+    options = observed_pair(seen).a.options
+    eap_pair(options=options).up()
+    pair = eap_pair(options=options)
+    pair.a.credentials.clear()
+    pair.a.do(pair.a.endpoint.initiate, ike=None, child="net")
+    pair.run(20)
+    assert not pair.b.ike()
 
 
 def resuming(seen: Seen) -> None:
@@ -184,6 +197,8 @@ def late_followup(seen: Seen) -> None:
         (config,) = end.endpoint.connections()
         end.load(replace(config, proposals=(parse_proposal(words, SecurityProtocol.IKE),)))
     pair.up()
+    pair.a.do(pair.a.endpoint.rekey, ike="conn")
+    pair.run(10)
     old, theirs = live(pair, "a"), live(pair, "b")
     held: list[SendDatagram] = []
 
@@ -358,7 +373,7 @@ def test_nothing_but_the_next_exchange_is_taken_while_half_open(exchange: int, r
 
 
 def test_eap_is_refused_politely() -> None:
-    """IKE_AUTH without AUTH asks for EAP: refused with AUTHENTICATION_FAILED, and no state is left."""
+    """IKE_AUTH without AUTH asks for EAP: refused where no connection has that, and no state is left."""
     pair = Pair(latency=0.05)
     pair.a.do(pair.a.endpoint.initiate, ike=None, child="net")
     pair.run(0.11)
@@ -368,13 +383,13 @@ def test_eap_is_refused_politely() -> None:
     assert sa.protection is not None
     header = make_header(sa.spi_i, sa.spi_r, 35, 1, from_initiator=True, response=False)
     pair.deliver(
-        sa.protection.seal(header, [SAMPLES[Need.IDI], Opaque(PayloadType.CP, b"\x01\0\0\0")]),
+        sa.protection.seal(header, [SAMPLES[Need.IDI], Cp(1)]),
         host("10.0.0.1"),
         host("10.0.0.2"),
     )
     pair.run(0.01)
     assert not pair.b.ike()
-    assert "AUTHENTICATION_FAILED" in pair.b.failures()
+    assert "NO_PEER_CONFIG" in pair.b.failures()
 
 
 @pytest.mark.parametrize(
