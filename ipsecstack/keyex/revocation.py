@@ -186,8 +186,9 @@ class Revocations:
                 known = True
             except CertificateError:
                 known = False
-            if len(self._verified) >= 2 * MAX_LISTS:
-                self._verified.clear()
+            # Lists that were replaced are megabytes that nobody asks for again.
+            current = {other.der for other in self.lists()}
+            self._verified = {pair: valid for pair, valid in self._verified.items() if pair[0] in current}
             self._verified[key] = known
         return known
 

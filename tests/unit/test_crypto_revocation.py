@@ -303,6 +303,15 @@ def test_a_newer_list_takes_the_place_of_an_older_one(ca: RevokingCa) -> None:
     assert not known.unload_crl(newer.der)
 
 
+def test_nothing_is_kept_of_lists_that_were_replaced(ca: RevokingCa) -> None:
+    known, certificate = Revocations(), ca.issue("a")[0]
+    for number in range(1, 20):
+        known.load_crl(ca.crl(number=number, begins=-100 + number))
+        assert known.answer(certificate, ca.certificate, NOW) is not None
+    lists = {der for der, _ in known._verified}
+    assert lists == {crl.der for crl in known.lists()}
+
+
 def test_a_forged_list_is_not_looked_at(ca: RevokingCa) -> None:
     certificate = ca.issue("a")[0]
     forger = RevokingCa("Lab", NOW)
