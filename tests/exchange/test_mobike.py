@@ -256,6 +256,21 @@ def test_the_responder_gets_another_address() -> None:
     check_planes(pair)
 
 
+def test_the_path_that_the_responder_speaks_over_is_taken() -> None:
+    """Not the first one of its list: that may be an address that nobody reaches from here."""
+    pair = mobile()
+    pair.a.readdress("10.0.0.1", "fd00::1")
+    pair.b.readdress("10.0.0.2", "fd00::2", "10.0.6.2")
+    pair.up()
+    pair.cut.update({("fd00::1", "fd00::2"), ("10.0.0.1", "10.0.6.2")})
+    pair.b.readdress("fd00::2", "192.0.2.77", "10.0.6.2")
+    pair.b.routes[host("10.0.0.1").host] = host("192.0.2.77").host
+    pair.b.readdress("fd00::2", "192.0.2.77", "10.0.6.2")
+    pair.run(20)
+    assert where(pair.a) == ("10.0.0.1", "192.0.2.77")
+    check_planes(pair)
+
+
 def test_both_move_at_once() -> None:
     pair = mobile()
     pair.a.readdress("10.0.0.1", "10.0.5.1")

@@ -428,7 +428,7 @@ def _follow(sa: IkeSa, mobility: Mobility, message: Message) -> NotifyType | Non
 def _take_list(sa: IkeSa, mobility: Mobility, told: tuple[IPAddress, ...]) -> None:
     """The peer's whole list of addresses, with the one that it comes from (§3.6)."""
     arrival = sa.arrival
-    mobility.peer = tuple(a for a in told if a != sa.remote.host)
+    mobility.peer = tuple(a for a in dict.fromkeys((arrival[1].host, *told)) if a != sa.remote.host)
     sa.log("IKE", 1, f"peer has further addresses: {', '.join(map(str, told)) or 'none'}")
     if mobility.leads and sa.remote.host not in (arrival[1].host, *told):
         sa.log("IKE", 1, f"address {sa.remote.host} of the peer is gone")
@@ -437,8 +437,7 @@ def _take_list(sa: IkeSa, mobility: Mobility, told: tuple[IPAddress, ...]) -> No
 
 def _leave_remote(sa: IkeSa, mobility: Mobility, arrival: Path, now: float) -> None:
     if sa.state is State.ESTABLISHED:
-        found = [path for path in _paths(sa, mobility) if path[1].host != sa.remote.host]
-        _relocate(sa, mobility, next((p for p in found if p == arrival), found[0] if found else arrival), now)
+        _relocate(sa, mobility, arrival, now)  # this path has just been shown to work
 
 
 class ReturnRoutability(Task):

@@ -199,6 +199,47 @@ def move(namespace: Namespace, old: str, new: str, length: int, v6: bool) -> Non
             namespace.ip("route add default via 10.98.1.1")
 
 
+def responder_moves(lane: Lane, row: Row) -> Seen:
+    """b, which a called, has a second address and loses the first: it tells a, and a moves both there."""
+    here, there = lane.namespaces
+    old, new = INSIDE4[1], "10.98.2.3"
+    here.ip("addr del fd98:1::2/64 dev wan")  # one of them would go on with IPv6
+    there.ip(f"addr add {new}/24 dev wan")
+    ends = (("%any", old), ("%any", INSIDE4[0]))
+    try:
+        time.sleep(0.3)
+        with lane.up(row, addresses=ends):
+            lane.mirrored()
+            ike = lane.a.ike_sa().spis
+            sources = lane.ends_of(row.ends.ts)
+            first = lane.moved(sources)
+            there.ip(f"addr del {old}/24 dev wan")
+            with contextlib.suppress(
+                NetnsError
+            ):  # it may have gone with the first, which was the primary one
+                there.ip(f"addr add {new}/24 dev wan")
+            with contextlib.suppress(NetnsError):
+                there.ip("route add default via 10.98.2.1")
+
+            def moved() -> bool:
+                ends = (lane.a.ike_sa().raw["remote-host"], lane.b.ike_sa().raw["local-host"])
+                return ends == (new, new)
+
+            wait_until(moved, 10 * lane.patience, f"both ends list b at {new}")
+            time.sleep(0.3)
+            assert lane.a.ike_sa().spis == lane.b.ike_sa().spis == ike, "another IKE_SA"
+            lane.mirrored()
+            return total(first, lane.moved(sources))
+    finally:
+        with contextlib.suppress(NetnsError):
+            there.ip(f"addr del {new}/24 dev wan")
+        with contextlib.suppress(NetnsError):
+            there.ip(f"addr add {old}/24 dev wan")
+        with contextlib.suppress(NetnsError):
+            there.ip("route add default via 10.98.2.1")
+        add_v6(here)
+
+
 def moves_behind_nat(lane: Lane, row: Row) -> Seen:
     """a changes its address inside; b sees only another port of the router."""
     here = lane.namespaces[0]

@@ -10,6 +10,7 @@ from interop.matrix.network import (
     moves_behind_nat,
     rebound,
     redirected,
+    responder_moves,
     translated,
 )
 from interop.matrix.plan import Ends, Ground, Row
@@ -105,6 +106,9 @@ ROWS = [
         Ends(options={"mobike": "yes"}),
         moves_behind_nat,
         nat(0),
+    ),
+    Row(
+        "MOBIKE", "the responder loses its address", Ends(options={"mobike": "yes"}), responder_moves, ROUTED
     ),
     Row("redirect", "an established IKE_SA", Ends(), redirected, quick=True),
 ]
