@@ -72,8 +72,8 @@ class RekeyChild(Task):
         """The peer deletes the old SA while we rekey it: if it made a new one for it, that one takes over."""
         rival = self.rival if self.rival in sa.children else None  # one that the peer deleted has lost
         if child is self.old and rival is not None and rival.alive:
-            self.winner = self.rival
-            _settle(sa, self, self.rival)
+            self.winner = rival
+            _settle(sa, self, rival)
 
 
 def _settle(sa: IkeSa, task: RekeyChild, winner: ChildSa) -> None:

@@ -110,6 +110,7 @@ def conclude(old: IkeSa, new: IkeSa, now: float) -> None:
     if old.successor is not None:
         return
     new.parent = None
+    new.silent = False
     old.successor = new
     for child in old.children:
         child.owner = new
@@ -318,5 +319,6 @@ def _answered(sa: IkeSa, new: IkeSa, task: RekeyIke | None, now: float) -> None:
     if task is not None:
         sa.log("IKE", 1, "detected IKE_REKEY collision")
         task.rival = new
+        new.silent = True  # nobody hears of it unless it wins
     else:
         conclude(sa, new, now)
