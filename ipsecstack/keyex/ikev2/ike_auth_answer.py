@@ -52,8 +52,7 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     except (AuthFailure, CertificateError) as failure:
         return _refusal(sa, wrapped(failure))
     except Refusal as refusal:
-        failure = AuthFailure(refusal.notify.name, refusal.message)
-        return _refusal(sa, failure, notify=refusal.notify)
+        return _refusal(sa, AuthFailure(refusal.notify.name, refusal.message), notify=refusal.notify)
 
 
 def handle_next_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
