@@ -1,7 +1,9 @@
 """One error notification at a time: what an end does that receives it (docs/ikev2-notifies.md lists all)."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from ipsecstack.keyex.ikev2 import answer, machine
 from ipsecstack.keyex.ikev2.informational import Liveness
 from ipsecstack.keyex.ikev2.task import Refusal
 from ipsecstack.keyex.options import Options
-from ipsecstack.wire.ikev2 import Notify, NotifyType, Payload
+from ipsecstack.wire.ikev2 import Delete, Notify, NotifyType, Opaque, Payload, parse_message
 
 Refuse = Callable[[NotifyType, int], None]
 
@@ -171,6 +173,31 @@ def test_invalid_selectors_is_logged(pair: Pair) -> None:
     assert after.state == "INSTALLED"
 
 
+def test_invalid_message_id_is_ignored(pair: Pair) -> None:
+    tell(pair, Notify(NotifyType.INVALID_MESSAGE_ID, bytes(4)))
+    assert len(pair.a.children("INSTALLED")) == 1
+    assert not pair.a.failures()
+    pair.check_agreement()
+
+
+def test_the_table_has_every_notification_and_its_test(repository: Path) -> None:
+    """docs/ikev2-notifies.md: all of RFC 7296 §3.10.1, and tests that are there."""
+    rows = re.findall(
+        r"^\| ([A-Z_]+) \|.*\| `(\w+\.py)::(\w+)` \|$",
+        (repository / "docs" / "ikev2-notifies.md").read_text(),
+        re.M,
+    )
+    core = [
+        n.name for n in NotifyType if (n <= 40 and n.name not in ("UNACCEPTABLE_ADDRESSES",)) or n in (43, 44)
+    ]
+    core += [n.name for n in NotifyType if 16384 <= n <= 16395]
+    assert [name for name, _, _ in rows] == core
+    for _, file, test in rows:
+        assert f"def {test}(" in (repository / "tests" / "exchange" / file).read_text(), (
+            f"{file}::{test} is not there"
+        )
+
+
 def test_unknown_notifications(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error type that nobody knows fails the exchange, a status type is ignored (§3.10.1)."""
     tell(pair, Notify(40000, b"status"), Notify(16000, b"error in a request"))  # type: ignore[arg-type]
@@ -186,6 +213,29 @@ def test_unknown_notifications(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     result = second(pair)
     assert not result.success
     assert len(pair.a.ike()) == 1
+
+
+def test_unsupported_critical_payload(pair: Pair) -> None:
+    """The type of what is not understood comes back; nothing else of the request is done (§2.5)."""
+    tell(pair, Opaque(201, b"?", critical=True), Delete(SecurityProtocol.IKE))
+    assert any("CRIT" in line and "parsed" in line for line in pair.b.log())
+    assert any("rejected" in line and "201" in line for line in pair.a.log())
+    tell(pair, Opaque(202, b"?"))
+    assert len(pair.a.ike()) == len(pair.b.ike()) == 1
+    assert len(pair.a.children("INSTALLED")) == 1
+
+
+def test_invalid_major_version(pair: Pair) -> None:
+    """A request of version 3 is answered with our version, outside of every IKE SA; a response to that is nothing."""
+    first = next(o.data for o in pair.a.sent)
+    pair.deliver(first[:17] + b"\x30" + first[18:], host("10.0.0.1"), host("10.0.0.2"))
+    sent = len(pair.b.sent)
+    pair.run(1)
+    (answer_,) = pair.b.sent[sent:]
+    message = parse_message(answer_.data)
+    assert message.header.major == 2
+    assert message.notify(NotifyType.INVALID_MAJOR_VERSION) is not None
+    assert len(pair.a.ike()) == len(pair.b.ike()) == 1
 
 
 # --- when to rekey (draft-spencer: the end that made an SA goes first) ---

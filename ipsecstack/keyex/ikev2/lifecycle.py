@@ -231,6 +231,7 @@ def _describe(sa: IkeSa, child: ChildSa, direction: Direction, encr: bytes, inte
         remote_ts=child.remote_ts,
         reqid=child.reqid,
         tfc=config.tfc if padded else 0,
+        dummy_rate=config.dummy_rate if not incoming and child.protocol is SecurityProtocol.ESP else 0.0,
         ipcomp_cpi=child.cpi_in if incoming else child.cpi_out,
         original_source=source,
         original_destination=destination,
