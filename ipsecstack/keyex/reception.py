@@ -25,6 +25,7 @@ from ipsecstack.wire.ikev2 import (
     Notify,
     NotifyType,
     PayloadType,
+    UnsupportedCriticalPayload,
     WireError,
     build_message,
     describe,
@@ -227,6 +228,10 @@ class Reception:
             message = parse_message(data)
         except WireError as error:
             self._reject(local, remote, str(error))
+            if isinstance(error, UnsupportedCriticalPayload):
+                kind = bytes((error.payload_type,))
+                notify = Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, kind)
+                self._answer(header, notify, local, remote, now)
             return
         nonce, cookie = message.get(Nonce), message.notify(NotifyType.COOKIE)
         if nonce is None:

@@ -27,6 +27,7 @@ from ipsecstack.wire.ikev2 import (
     Nonce,
     Notify,
     NotifyType,
+    Opaque,
     Payload,
     Sa,
     SaProposal,
@@ -38,6 +39,7 @@ from ipsecstack.wire.ikev2 import (
     parse_chain,
     parse_message,
 )
+from ipsecstack.wire.transforms import KeId
 
 
 def live(end: End) -> IkeSa:
@@ -462,3 +464,41 @@ def test_only_so_many_proposals_are_looked_at() -> None:
             (IKE_GCM,), (*(bad,) * before, good), protocol=IKE_GCM.protocol, with_ke=True, spi_octets=0
         )
         assert (suite is not None) is found
+
+
+def test_an_unknown_critical_payload_in_the_first_request() -> None:
+    """It is refused by its number (RFC 7296 §2.5); without the flag it is passed over. Nothing stays either way."""
+    for critical in (True, False):
+        pair = Pair(load=False)
+        pair.b.load(mirrored()[1])
+        data = first_request([Opaque(200, b"what", critical=critical)])
+        pair.b.endpoint.receive_datagram(data, host("10.0.0.2"), host("10.0.0.1"), pair.now)
+        pair.b.flush()
+        answer = parse_message(pair.b.sent[0].data)
+        said = answer.notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD)
+        assert (said == Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes((200,)))) is critical
+        assert bool(pair.b.ike()) is not critical
+
+
+def test_cookies_beside_a_wrong_guess_of_the_method() -> None:
+    """COOKIE and INVALID_KE_PAYLOAD in one IKE_SA_INIT: the cookie stays good for the other KE value (§2.6.1)."""
+    a, b = mirrored()
+    both = replace(IKE_GCM, ke=(KeId.ECP_384, KeId.CURVE_25519))
+    pair = Pair(
+        a=replace(a, proposals=(both,)),
+        b=replace(b, proposals=(IKE_GCM,), remote_addrs=("%any",)),
+        options=Options(cookie_threshold=1, cookie_threshold_ip=1, retransmit_jitter=0.0),
+    )
+    stranger = first_request([])
+    pair.b.endpoint.receive_datagram(stranger, host("10.0.0.2"), host("10.0.0.9"), pair.now)
+    pair.b.flush()
+    ticket = pair.a.do(pair.a.endpoint.initiate, ike=None, child="net")
+    pair.run(5)
+    outcome = pair.a.outcome(ticket)
+    assert outcome is not None
+    assert outcome.success
+    requests = [parse_message(o.data) for o in pair.a.sent if o.data[18] == 34]
+    cookies = [m.notify(NotifyType.COOKIE) for m in requests]
+    assert [c is not None for c in cookies] == [False, True, True]
+    assert cookies[1] == cookies[2]
+    assert pair.b.endpoint.statistics()["cookies-sent"] == 1

@@ -15,6 +15,7 @@ from ipsecstack.wire.ikev2 import (
     Cp,
     Delete,
     Eap,
+    EncryptedFragment,
     IdI,
     IdR,
     Ke,
@@ -74,7 +75,12 @@ def corpus() -> list[bytes]:
             Opaque(200, b"x", critical=False),
         ],
     )
-    return [*inner, certs]
+    header = parse_message(inner[0]).header
+    fragments = [
+        build_message(header, [Nonce(bytes(32)), EncryptedFragment(first, number, 3, bytes(60))])
+        for first, number in ((35, 1), (0, 2), (0, 3))
+    ]
+    return [*inner, certs, *fragments]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from ipsecstack.wire.ikev2 import (
     Delete,
     Eap,
     Encrypted,
+    EncryptedFragment,
     Header,
     IdI,
     IdR,
@@ -80,6 +81,14 @@ payloads = st.one_of(
     st.builds(Eap, octets),
     st.builds(Opaque, UNKNOWN, octets),
 )
+fragments = st.builds(
+    lambda numbers, first, data: EncryptedFragment(
+        first if min(numbers) == 1 else 0, min(numbers), max(numbers), data
+    ),
+    st.tuples(st.integers(1, 0xFFFF), st.integers(1, 0xFFFF)),
+    st.integers(33, 48),
+    octets,
+)
 headers = st.builds(
     Header,
     st.binary(min_size=8, max_size=8),
@@ -96,9 +105,11 @@ headers = st.builds(
 @given(
     headers,
     st.lists(payloads, max_size=8),
-    st.one_of(st.none(), st.builds(Encrypted, st.integers(33, 48), octets)),
+    st.one_of(st.none(), st.builds(Encrypted, st.integers(33, 48), octets), fragments),
 )
-def test_messages_round_trip(header: Header, items: list[Payload], sealed: Encrypted | None) -> None:
+def test_messages_round_trip(
+    header: Header, items: list[Payload], sealed: Encrypted | EncryptedFragment | None
+) -> None:
     chain = [*items, *([sealed] if sealed else [])]
     data = build_message(header, chain)
     message = parse_message(data)
