@@ -263,6 +263,26 @@ def test_what_a_failed_repair_left_goes_at_the_end(
     assert listed(place) == []
 
 
+def test_a_policy_that_the_kernel_kept_is_removed_later(
+    place: Namespace, plane: XfrmDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.add_policy(PROTECT)
+
+    def mute(requests: object) -> None:
+        raise DataPlaneError("the kernel does not answer by netlink; see its log")
+
+    with monkeypatch.context() as silent:
+        silent.setattr(plane._kernel, "ask", mute)
+        with pytest.raises(DataPlaneError, match="does not answer"):
+            plane.remove_policy(PROTECT)
+    assert list(plane.policies()) == []
+    assert len(listed(place)) == 3
+    at = plane.next_timer()
+    assert at is not None
+    plane.handle_timer(at)
+    assert listed(place) == []
+
+
 def test_many_deletions_cause_one_look(
     place: Namespace, plane: XfrmDataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,11 +236,16 @@ class XfrmDataPlane:
     def remove_policy(self, entry: SpdEntry) -> None:
         if entry not in self._book:
             return
-        self._book.remove(entry)
-        if _of_ipv6(entry):
-            self._book.remove(NEIGHBOR_DISCOVERY)
-        if entry not in self._book:
-            self._route([entry], None)
+        try:
+            self._book.remove(entry)
+        except DataPlaneError:
+            self._repair_soon()  # a policy that the kernel kept must not stay for ever
+            raise
+        finally:
+            if _of_ipv6(entry):
+                self._book.remove(NEIGHBOR_DISCOVERY)
+            if entry not in self._book:
+                self._route([entry], None)
 
     def policies(self) -> Sequence[SpdEntry]:
         return [entry for entry in self._book.entries() if entry is not NEIGHBOR_DISCOVERY]

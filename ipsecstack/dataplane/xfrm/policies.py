@@ -166,8 +166,8 @@ class PolicyBook:
             self._settle(self._places[entry])
 
     def repair(self) -> None:
-        """Install everything again, whatever the kernel has."""
-        self._settle(list(self._claims), anew=True)
+        """Install everything again, whatever the kernel has, and remove what it would not let go."""
+        self._settle(list(dict.fromkeys((*self._claims, *self._installed))), anew=True)
 
     def _settle(self, places: Sequence[Place], anew: bool = False) -> None:
         """Make the kernel's policies in these places what they should be; ``anew``: also those that it should have."""
