@@ -29,7 +29,7 @@ from schedules import play, schedule  # noqa: E402
 from ipsecstack.keyex import base  # noqa: E402
 
 CHUNK = 50
-LIMIT = 5  # seconds for one schedule, which takes some milliseconds
+LIMIT = 60  # seconds for one schedule, which takes some milliseconds
 
 
 class TooLong(Exception):
@@ -73,6 +73,10 @@ def run_chunk(first: int, count: int = CHUNK) -> Result:
     return Result(first, count, tuple(failures), rekeyed, datagrams)
 
 
+def _stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _chunk(task: tuple[int, int]) -> Result:
     return run_chunk(*task)
 
@@ -92,6 +96,8 @@ def run_all(first: int, count: int, jobs: int) -> int:
     done = rekeyed = datagrams = 0
     failures: list[tuple[int, str]] = []
     interrupted = False
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)  # also where a shell started us in the background
     try:
         for result in results(first, count, jobs):
             done += result.count

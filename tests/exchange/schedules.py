@@ -11,7 +11,7 @@ import contextlib
 import random
 from dataclasses import dataclass, field, replace
 
-from ike_network import ESP_GCM, Pair, mirrored, ts
+from ike_network import ESP_GCM, IKE_GCM, Pair, mirrored, ts
 
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex.base import CommandError, Proposal
@@ -19,6 +19,8 @@ from ipsecstack.keyex.options import Options
 from ipsecstack.wire.transforms import EncrId, KeId
 
 PFS = Proposal(SecurityProtocol.ESP, ((EncrId.AES_GCM_16, 128),), ke=(KeId.CURVE_25519, KeId.ECP_256))
+HYBRID = replace(PFS, additional_ke=((KeId.ECP_256,),))
+HYBRID_IKE = replace(IKE_GCM, additional_ke=((KeId.ECP_256,),))
 PFS_SWAPPED = replace(PFS, ke=(KeId.ECP_256,))
 CHILDREN = (("net", "10.1.0.0/24", "10.2.0.0/24"), ("dmz", "10.3.0.0/24", "10.4.0.0/24"))
 HEALED = 900.0  # longer than all retransmissions, retries and lingering SAs together
@@ -33,7 +35,9 @@ class Schedule:
     duplicate: float
     reorder: float
     children: int
-    proposals: str  # plain, pfs, or invalid-ke: the ends prefer different groups
+    proposals: (
+        str  # plain, pfs, hybrid (additional key exchanges), invalid-ke (the ends prefer different groups)
+    )
     window: int
     features: frozenset[str]
     steps: tuple[tuple[str, str, str, float], ...] = field(repr=False)
@@ -69,7 +73,7 @@ def schedule(seed: int) -> Schedule:
         steps.append(
             (rng.choice("ab"), rng.choice(commands), CHILDREN[rng.randrange(children)][0], rng.choice(PAUSES))
         )
-    return Schedule(
+    plan = Schedule(
         seed=seed,
         loss=rng.choice((0.0, 0.05, 0.1, 0.3)),
         duplicate=rng.choice((0.0, 0.1, 0.3)),
@@ -80,6 +84,9 @@ def schedule(seed: int) -> Schedule:
         features=features,
         steps=tuple(steps),
     )
+    if rng.random() < 0.1:
+        plan = replace(plan, proposals="hybrid")
+    return plan
 
 
 class Watched(Pair):
@@ -117,11 +124,12 @@ def build(plan: Schedule) -> Watched:
         request_window=plan.window,
         fragment_size=300 if "fragmentation" in plan.features else 1280,
     )
-    proposals = (ESP_GCM,) if plan.proposals == "plain" else (PFS,)
+    proposals = {"plain": ESP_GCM, "hybrid": HYBRID}.get(plan.proposals, PFS)
     a, b = mirrored(
         fragmentation="yes" if "fragmentation" in plan.features else "no",
         mobike="mobike" in plan.features,
-        child_options={"proposals": proposals},
+        proposals=(HYBRID_IKE if plan.proposals == "hybrid" else IKE_GCM,),
+        child_options={"proposals": (proposals,)},
     )
     if plan.children == 2:
         name, at_a, at_b = CHILDREN[1]
