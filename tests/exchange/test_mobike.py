@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -584,3 +585,51 @@ def test_a_nat_from_the_start_is_refused() -> None:
     assert not pair.a.ike()
     assert not pair.b.ike()
     assert any("allows no NAT" in line for line in pair.b.log())
+
+
+# --- anything, at any time ---
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_moves_and_rekeys(seed: int) -> None:
+    """Both ends change addresses and rekey while datagrams are lost, doubled and overtaken; then they agree again.
+
+    The ends may lose each other (both gone from the addresses that the other knows). Then there is nothing left over.
+    """
+    chance = random.Random(seed)
+    pair = mobile(dpd_delay=20, child_options={"rekey_time": 90, "rand_time": 30})
+    own = {
+        "a": ["10.0.0.1", "10.0.5.1", "10.0.6.1", "fd00::1"],
+        "b": ["10.0.0.2", "192.0.2.2", "fd00::2"],
+    }
+    for end in (pair.a, pair.b):
+        end.readdress(*own[end.name])
+    pair.up()
+    pair.loss, pair.duplicate, pair.reorder, pair.latency = 0.15, 0.1, 0.2, 0.05
+    for _ in range(25):
+        end = chance.choice((pair.a, pair.b))
+        event = chance.randrange(6)
+        if event <= 2:
+            count = chance.randint(1, len(own[end.name]))
+            end.readdress(*chance.sample(own[end.name], count))
+        elif event == 3 and end.children("INSTALLED"):
+            end.do(end.endpoint.rekey, child="net")
+        elif event == 4 and end.ike():
+            end.do(end.endpoint.rekey, ike="conn")
+        else:
+            pair.cut = {(chance.choice(own["a"]), chance.choice(own["b"])) for _ in range(2)}
+        pair.run(chance.choice((0.01, 0.1, 1.0, 10.0)))
+    pair.loss = pair.duplicate = pair.reorder = 0.0
+    pair.cut.clear()
+    for end in (pair.a, pair.b):
+        end.readdress(*own[end.name])
+    pair.run(1500)
+    pair.check_agreement()
+    pair.check_no_leaks()
+    if pair.a.ike():
+        check_planes(pair)
+        assert len(pair.a.children("INSTALLED")) == len(pair.b.children("INSTALLED")) == 1
+    else:
+        assert not pair.b.ike()
+        assert not pair.a.plane.sas
+        assert not pair.b.plane.sas
