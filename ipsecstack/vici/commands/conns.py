@@ -72,6 +72,10 @@ def _connection(config: ConnectionConfig) -> Section:
     }
     if config.dpd_delay:
         section["dpd_delay"] = _number(config.dpd_delay)
+    if config.ppk_id is not None:
+        section["ppk_id"] = config.ppk_id.text
+    if config.ppk_required:
+        section["ppk_required"] = "yes"
     if config.vips:
         section["vips"] = [str(vip) for vip in config.vips]
     if config.pools:
