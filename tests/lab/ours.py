@@ -60,7 +60,7 @@ class OurStack(Gateway):
 
     def start(self) -> None:
         self.process.start()
-        self.process.wait_ready(self.answers, what="answering VICI")
+        self.process.wait_ready(self.answers, 45, what="answering VICI")
 
 
 @dataclass(frozen=True)

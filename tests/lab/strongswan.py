@@ -90,7 +90,7 @@ class StrongSwan(Gateway):
         )
         self.socket_path.unlink(missing_ok=True)
         self.process.start()
-        self.process.wait_ready(self.answers, what="answering VICI")
+        self.process.wait_ready(self.answers, 45, what="answering VICI")
         if self.conf.exists():
             self.load_all()
 

@@ -17,6 +17,9 @@ from lab.traffic import EchoFlow
 What = Literal["child", "ike"]
 Seen = dict[str, Any]
 TIMES = 4
+REAUTHENTICATION_MAY_LOSE = 2
+"""IKE_AUTH tells its responder nothing of when the initiator has the new SA: what the responder sends on it before is
+lost (RFC 7296 2.8 has the initiator of a CREATE_CHILD_SA install first). strongSwan sends at once."""
 
 
 class Flows:
@@ -156,8 +159,7 @@ def reauthenticated(name: str) -> Callable[[Lane, Row], Seen]:
 
                 wait_until(through, 10 * lane.patience, "another IKE_SA alone on both ends")
                 time.sleep(0.2)
-            # Between two strongSwan with kernel-libipsec a packet is lost now and then when the old child goes.
-            seen = flows.seen(2 if name == "peer" and lane.peer_kind == "userspace" else 0)
+            seen = flows.seen(REAUTHENTICATION_MAY_LOSE)
             assert lane.a.child(CHILD).spis != child, "the child was not made anew"
             lane.alone()
             lane.mirrored()
@@ -184,7 +186,9 @@ def at_once(ours: What, theirs: What, rounds: int, traffic: bool = False) -> Cal
                     settle(lane, keys, number, ours == theirs)
                 crossed += crossing(requests, lane.latency)
             seen = finish(lane, row, stack, flows)
-        assert crossed >= rounds * 0.8, f"only {crossed} of {rounds} pairs of requests crossed"
+        assert crossed >= rounds * (0.8 if rounds > 10 else 0.5), (
+            f"only {crossed} of {rounds} pairs of requests crossed"
+        )
         return seen
 
     return check
