@@ -186,9 +186,8 @@ def at_once(ours: What, theirs: What, rounds: int, traffic: bool = False) -> Cal
                     settle(lane, keys, number, ours == theirs)
                 crossed += crossing(requests, lane.latency)
             seen = finish(lane, row, stack, flows)
-        assert crossed >= rounds * (0.8 if rounds > 10 else 0.5), (
-            f"only {crossed} of {rounds} pairs of requests crossed"
-        )
+        enough = rounds * (0.8 if rounds > 10 else 0.5)
+        assert crossed >= enough, f"only {crossed} of {rounds} pairs of requests crossed"
         return seen
 
     return check
