@@ -30,6 +30,8 @@ class VirtualAddresses:
         self._device = device
         self._ours: dict[IPAddress, bool] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="addresses")
+        # The thread is made here and now, and belongs to the network namespace that we are made in.
+        self._worker.submit(bool).result()
 
     def __contains__(self, address: IPAddress) -> bool:
         return address in self._ours
