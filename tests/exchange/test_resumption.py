@@ -395,3 +395,15 @@ def test_a_gateway_may_send_the_ticket_later() -> None:
         pair.run(1)
         assert ("conn" in pair.a.endpoint.sessions.held) is awaited
     assert _again(pair) == [RESUME, RESUME, AUTH, AUTH]
+
+
+def test_a_rekeying_that_the_client_never_saw_the_end_of() -> None:
+    """Its requests arrive, the answers do not: the gateway has a new IKE SA, the client the old one's ticket."""
+    pair = _pair(unique=base.UniquePolicy.NEVER)  # without INITIAL_CONTACT, that is
+    pair.up()
+    pair.tap = lambda end, output: end is pair.a
+    pair.a.do(pair.a.endpoint.rekey, ike="conn")
+    pair.run(2)
+    assert len(pair.b.ike()) == 2
+    pair.tap = None
+    assert _again(pair) == [RESUME, RESUME, AUTH, AUTH]

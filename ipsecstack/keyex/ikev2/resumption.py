@@ -81,7 +81,8 @@ class Resumption(Extension):
         return _give(sa, message, now)
 
     def rekeyed(self, old: IkeSa, new: IkeSa) -> None:
-        """The old SK_d is gone, and with it what the ticket is about."""
+        """The old SK_d goes, and with it what the ticket is about. A gateway takes it back when the old IKE SA is deleted:
+        its client may never have heard of the new one."""
         asked = _forget(old) or old.ticket_at is not None
         old.ticket_at = None
         if asked and _wanted(new):
@@ -89,6 +90,7 @@ class Resumption(Extension):
 
     def ended(self, sa: IkeSa, reason: str) -> None:
         if reason not in _KEPT_AFTER:
+            _withdraw(sa)
             _forget(sa)
 
 
@@ -96,12 +98,16 @@ def _wanted(sa: IkeSa) -> bool:
     return sa.config is not None and sa.config.session_resumption
 
 
-def _forget(sa: IkeSa) -> bool:
-    """Tickets of this IKE SA are not good any more, on either side; whether we held one."""
-    sessions = sa.host.sessions
+def _withdraw(sa: IkeSa) -> None:
+    """As gateway: the ticket of this IKE SA is not good any more."""
     for number, issued, expires in sa.ticket_numbers:
-        sessions.spent.add(number, issued, expires, sa.host.wall_clock())
+        sa.host.sessions.spent.add(number, issued, expires, sa.host.wall_clock())
     sa.ticket_numbers = []
+
+
+def _forget(sa: IkeSa) -> bool:
+    """As client: the ticket of this IKE SA is not good any more; whether there was one."""
+    sessions = sa.host.sessions
     held = sessions.held.get(sa.name)
     if held is None or (held.spi_i, held.spi_r) != (sa.spi_i, sa.spi_r):
         return False
@@ -140,7 +146,7 @@ def _give(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         sk_d=sa.keys.sk_d,
     )
     # A client has use for its newest ticket only.
-    _forget(sa)
+    _withdraw(sa)
     sa.ticket_numbers = [(session.number, session.issued, session.expires)]
     host.count_statistic("tickets-issued")
     sa.log("IKE", 1, f"giving the peer a ticket for {lifetime}s")
@@ -443,4 +449,7 @@ def _replace_old(sa: IkeSa, now: float) -> None:
         return
     for other in list(sa.host.ike_sas_with(sa.remote_id)):
         if other is not sa and (other.spi_i, other.spi_r) == sa.resumed_from:
+            successor = other.successor  # whose rekeying the client never saw the end of
             lifecycle.destroy(other, "replaced", now)
+            if successor is not None and successor is not sa:
+                lifecycle.destroy(successor, "replaced", now)
