@@ -318,6 +318,7 @@ def retry(endpoint: Endpoint, sa: IkeSa, now: float) -> bool:
         before.selectors,
         replaces=sa.replaces,
     )
+    again.relieves = sa.relieves
     sa.replaces = None
     waiting = [task for task in sa.queue if task.moves]
     for task in waiting:

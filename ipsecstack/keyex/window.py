@@ -10,6 +10,7 @@ from enum import Enum
 from ipsecstack.keyex.base import Random
 
 MESSAGE_ID_LIMIT = 0xFFFFFFFF
+NEAR_THE_END = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ class RequestWindow:
         """No further ID is left: the IKE SA must be rekeyed or closed (§2.2)."""
         return self.next_id >= MESSAGE_ID_LIMIT
 
+    @property
+    def near_the_end(self) -> bool:
+        """It is time to rekey the IKE SA."""
+        return self.next_id >= MESSAGE_ID_LIMIT - NEAR_THE_END
+
     def sent(self, datagrams: tuple[bytes, ...], now: float) -> int:
         """Record the request with ID ``next_id`` as transmitted; returns the ID."""
         message_id = self.next_id
@@ -128,7 +134,7 @@ class Verdict(Enum):
 class ResponseWindow:
     """Requests that the peer initiates, in any order within the window (§2.3).
 
-    ``expected`` is the lowest ID that was not answered yet; ``size`` requests from there on are taken. As many responses
+    ``expected`` is the lowest ID that was not answered yet; ``size`` requests from there on count. So many responses
     are kept, for octet-identical retransmissions: a peer that sent ID n has the responses up to n - ``size``.
     """
 
@@ -140,6 +146,11 @@ class ResponseWindow:
         self._ahead: set[int] = set()
         """IDs above ``expected`` that were answered before it."""
         self._cache: dict[int, tuple[bytes, tuple[bytes, ...]]] = {}
+
+    @property
+    def near_the_end(self) -> bool:
+        """The peer, which should have rekeyed the IKE SA, has not."""
+        return self.expected >= MESSAGE_ID_LIMIT - NEAR_THE_END // 2
 
     def judge(self, message_id: int, datagram: bytes) -> tuple[Verdict, tuple[bytes, ...] | None]:
         """The verdict, and the cached response of a DUPLICATE. Old IDs with other octets are STALE: never answered."""

@@ -10,6 +10,7 @@ from ipsecstack.ipsec.sa import Direction, Mode, SaDescription, SecurityProtocol
 from ipsecstack.keyex import base
 from ipsecstack.keyex.base import DynamicSelector, Proposal
 from ipsecstack.keyex.options import Options
+from ipsecstack.vici.views import child_section
 from ipsecstack.wire.transforms import EncrId, EsnId, IntegId
 
 AH_SHA2 = Proposal(SecurityProtocol.AH, (), (IntegId.HMAC_SHA2_256_128,), esn=(EsnId.NO_ESN,))
@@ -311,6 +312,28 @@ def test_what_the_data_plane_alone_needs() -> None:
     (policy,) = pair.a.plane.policies
     assert (policy.interface, policy.if_id, policy.mark) == ("ipsec7", 7, (5, 0xFF))
     assert policy.pfp == {"remote"}
+
+
+def test_what_vici_shows() -> None:
+    ah = child_section(pair_up({"proposals": (AH_SHA2,)}), (None, None), 0.0)
+    assert ah["protocol"] == "AH"
+    assert "encr-alg" not in ah
+    assert ah["integ-alg"] == "HMAC_SHA2_256_128"
+    view = pair_up({"ipcomp": True, "if_id": 7, "mark": (5, 0xFF)})
+    shown = child_section(view, (None, None), 0.0)
+    assert (shown["cpi-in"], shown["cpi-out"]) == (f"{view.cpi_in:04x}", f"{view.cpi_out:04x}")
+    assert (shown["if-id-in"], shown["mark-in"], shown["mark-mask-out"]) == (
+        "00000007",
+        "00000005",
+        "000000ff",
+    )
+
+
+def pair_up(options: dict[str, Any]) -> base.ChildSaView:
+    pair = pair_of(options)
+    pair.up()
+    (view,) = pair.a.children()
+    return view
 
 
 # --- dynamic selectors ---

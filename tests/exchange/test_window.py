@@ -136,6 +136,24 @@ def test_rekeying_the_ike_sa_waits_for_what_is_under_way() -> None:
     pair.check_no_leaks()
 
 
+@pytest.mark.parametrize("whose", ["own", "peer"])
+def test_the_ike_sa_is_rekeyed_before_its_message_ids_end(whose: str) -> None:
+    pair = Pair()
+    pair.up()
+    old = only(pair.a)
+    other = only(pair.b)
+    for mine, theirs in ((old, other), (other, old))[:: 1 if whose == "own" else -1][:1]:
+        mine.requests.next_id = theirs.responses.expected = 2**32 - 3000 if whose == "own" else 2**32 - 1000
+    old.enqueue(Liveness())
+    machine.pump(old, pair.now)
+    pair.a.flush()
+    pair.run(20)
+    assert only(pair.a) is not old
+    assert only(pair.a).requests.next_id < 10
+    assert len(pair.a.children("INSTALLED")) == 1
+    pair.check_agreement()
+
+
 def test_no_message_id_is_used_twice() -> None:
     pair = wide_pair(seed=3, loss=0.1, reorder=0.3)
     seen: dict[tuple[bytes, bytes, bytes], bytes] = {}

@@ -315,3 +315,20 @@ def test_dummy_rate(text: str, rate: float) -> None:
 def test_dummy_rates_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match=r"dummy_rate.*packets a second"):
         child(f"dummy_rate = {text}")
+
+
+def test_keys_of_children_beside_selectors_and_proposals() -> None:
+    """IPComp, TFC, what crosses between headers, and what binds a child to an interface."""
+    config = read(
+        """children { k {
+            local_ts = dynamic[tcp/80], 10.1.0.0/24, dynamic
+            ipcomp = yes\n tfc_padding = mtu\n copy_df = no\n copy_ecn = no\n copy_dscp = yes\n inactivity = 5m
+            interface = ipsec7\n if_id_in = 0x10\n if_id_out = 16\n mark_in = 0x105/0xff\n mark_out = 5/255
+            mark_in_sa = yes\n pfp = remote, protocol\n hostaccess = yes
+        } }"""
+    )
+    (found,) = config.children
+    assert [ts.to_text() for ts in found.local_ts] == ["dynamic[tcp/80]", "10.1.0.0/24", "dynamic"]
+    assert (found.ipcomp, found.tfc, found.copy_df, found.copy_ecn) == (True, -1, False, False)
+    assert (found.copy_dscp, found.inactivity, found.interface, found.if_id) == ("yes", 300, "ipsec7", 16)
+    assert (found.mark, found.mark_in_sa, found.pfp) == ((5, 255), True, {"remote", "protocol"})

@@ -463,6 +463,9 @@ def _observe(sa: IkeSa, row: object, before: State) -> None:
 
 def pump(sa: IkeSa, now: float) -> None:
     """Send the requests that wait, as far as the peer's window lets us."""
+    ending = sa.requests.near_the_end or sa.responses.near_the_end
+    if ending and sa.state is State.ESTABLISHED and not any(isinstance(t, RekeyIke) for t in sa.tasks()):
+        sa.enqueue(RekeyIke(), first=True)  # IDs are never used twice, and a new IKE SA has new ones (§2.2)
     while (
         sa.state is not State.DEAD and sa.queue and sa.requests.has_room and len(sa.active) < sa.requests.size
     ):
