@@ -271,6 +271,8 @@ class OutboundProcessing(Deciding):
             octets = len(parts.payload)
             if d.encapsulated and not parts.plain:
                 raise PacketError("ESP in UDP has no place for IP options and extension headers")
+            if len(parts.headers) + 16 > self._paths.get(d.destination.host):
+                raise PacketError("extension headers that leave no room for a fragment (RFC 8200 §4.5)")
             payload, next_header = parts.payload, parts.protocol
         compressed = sa.compressor.compress(payload, next_header) if sa.compressor and not d.tfc else None
         if compressed is not None:

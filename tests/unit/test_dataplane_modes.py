@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from espkit import ALGORITHMS, LAN_A, LAN_B, A, B, Pair, keys, tcp, ts, udp
+from espkit import A6, ALGORITHMS, B6, LAN_A, LAN_B, A, B, Pair, keys, tcp, ts, udp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +19,7 @@ from ipsecstack.ipsec.ipcomp import MAX_OCTETS, Compressor, decompress
 from ipsecstack.ipsec.replay import Resynchroniser
 from ipsecstack.ipsec.sa import Address, Lifetime, Limit, Mode, PacketDetails, SecurityProtocol
 from ipsecstack.ipsec.transport import repair_checksum
+from ipsecstack.wire.fragment import fragment_packet
 from ipsecstack.wire.ip import (
     IPv4Header,
     PacketError,
@@ -467,6 +468,25 @@ def test_ah_does_not_move_behind_a_nat() -> None:
     pair = Pair(AH, a_addr=A4, b_addr=B4)
     with pytest.raises(DataPlaneError, match="no AH in UDP"):
         pair.a.update(pair.a_out, A, B, True)
+
+
+@pytest.mark.parametrize("protected", [{}, AH], ids=["ESP", "AH"])
+def test_headers_that_leave_no_room_for_a_fragment_are_refused(protected: dict[str, Any]) -> None:
+    """A host's own fragments are put together and cut again: these cannot be, and must not stop what else waits."""
+    ends = Address(A6.host), Address(B6.host)
+    fields = {"mode": Mode.TRANSPORT, "encapsulated": False, **protected}
+    selectors = {"local_ts": ts(str(A6.host)), "remote_ts": ts(str(B6.host))}
+    pair = Pair({**fields, **selectors}, a_addr=ends[0], b_addr=ends[1])
+    pair.a.set_path_mtu(B6.host, 1280)
+    small, body = (udp(str(A6.host), str(B6.host), size) for size in (100, 2000))
+    options = b"".join(bytes((1, length)) + bytes(length) for length in (*[250] * 5, 32))
+    header = bytes((17, (len(options) + 2) // 8 - 1)) + options
+    assert len(header) % 8 == 0
+    packet = bytearray(body[:40] + header + body[40:])
+    packet[4:6], packet[6] = (len(packet) - 40).to_bytes(2, "big"), 0
+    pieces = fragment_packet(bytes(packet), 1400, 5)
+    assert pair.through(*pieces, small) == [small]
+    assert pair.a.counters.malformed_out == 1
 
 
 # --- extended sequence numbers (RFC 4303 App. A3) ---
