@@ -29,6 +29,7 @@ _IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, index, flags, ch
 _ERROR = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _SETTLE = 0.1  # seconds: addresses change in bunches
+_SHARE = 20  # times as long as it took, until the next look
 _ANSWER = 2.0  # seconds that the kernel has for a dump
 
 
@@ -40,6 +41,7 @@ class AddressMonitor:
         self._changed = changed
         self._routed = routed
         self._addresses = False
+        self._wait = _SETTLE
         self._pending: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
 
@@ -79,15 +81,19 @@ class AddressMonitor:
         except OSError:
             self._addresses = True
         if self._pending is None:
-            self._pending = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
+            self._pending = asyncio.get_running_loop().call_later(self._wait, self._settled)
 
     def _settled(self) -> None:
         self._pending = None
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         addresses, self._addresses = self._addresses, False
         if addresses:
             self._changed()
         elif self._routed is not None:
             self._routed()
+        # With very many IKE SAs a look at all takes its time: routes that never rest must not take all of it.
+        self._wait = max(_SETTLE, _SHARE * (loop.time() - started))
 
 
 def local_addresses() -> list[IPAddress] | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from exchange.ike_network import SECRET, End, Network, Pair, connection, fqdn, host, mirrored
+from hypothesis import given
+from hypothesis.strategies import binary
 
 from ipsecstack.keyex import base
 from ipsecstack.keyex.base import CommandError
@@ -267,11 +269,30 @@ def test_data_there_and_back(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x01\x04\0\0\0\0", b"\x01\x04\xe0\0\0\1", b"\x04\x01a", b"\x03\x02\xff\xfe", b"\x01\x05aaaaa"]
+    "data",
+    [
+        b"\x01\x04\0\0\0\0",
+        b"\x01\x04\xe0\0\0\1",
+        b"\x04\x01a",
+        b"\x03\x02\xff\xfe",
+        b"\x01\x05aaaaa",
+        b"\x03\x02 a",
+        b"\x03\x071.2.3.4",
+    ],
 )
 def test_data_that_names_no_gateway(data: bytes) -> None:
     with pytest.raises(ValueError, match="gateway"):
         redirect.from_data(data)
+
+
+@given(binary(max_size=300))
+def test_data_of_any_kind(data: bytes) -> None:
+    try:
+        gateway, nonce = redirect.from_data(data)
+    except ValueError:
+        return
+    assert redirect.to_data(gateway, nonce) == data
+    assert str(gateway).isprintable()
 
 
 def test_a_name_for_a_connection() -> None:

@@ -62,7 +62,11 @@ def from_data(data: bytes) -> tuple[Gateway, bytes]:
         raise ValueError("it is cut short")
     identity, nonce = data[2 : 2 + data[1]], data[2 + data[1] :]
     if data[0] == _FQDN:
-        return gateway_of(identity.decode("ascii", "replace")), nonce
+        name = identity.decode("ascii", "replace")
+        gateway = gateway_of(name)
+        if gateway != name:  # an address, or blanks around a name
+            raise ValueError("it names no gateway as it should")
+        return gateway, nonce
     if (data[0], len(identity)) not in ((_IPV4, 4), (_IPV6, 16)):
         raise ValueError(f"it names no gateway (type {data[0]}, {len(identity)} octets)")
     address = ip_address(identity)
