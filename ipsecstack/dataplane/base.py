@@ -36,8 +36,9 @@ class Features:
 
 
 def abilities(features: Features) -> frozenset[str]:
-    """The names of what this data plane can do, as ``keyex.options`` has them."""
-    return frozenset(name for name in ("ah", "esn", "ipcomp", "tfc", "transport") if getattr(features, name))
+    """The names of what this data plane can do, as ``keyex.options`` has them. Marks and interface IDs need a kernel."""
+    found = {name for name in ("ah", "esn", "ipcomp", "tfc", "transport") if getattr(features, name)}
+    return frozenset(found if features.userspace else found | {"mark"})
 
 
 @dataclass(slots=True)

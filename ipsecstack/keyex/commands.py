@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from ipsecstack.ipsec.sa import Address
+from ipsecstack.ipsec.sa import Address, Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import lookup
@@ -27,8 +27,8 @@ Selectors = tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]
 _UP = (ChildAction.START, ChildAction.RESTART)
 
 
-def check(config: ConnectionConfig) -> None:
-    """Refuse early what cannot work."""
+def check(config: ConnectionConfig, abilities: frozenset[str]) -> None:
+    """Refuse early what cannot work, with a data plane of these abilities too."""
     if config.version not in (0, 2):
         raise CommandError(
             f"connection '{config.name}': IKE version {config.version} is not supported, use 2"
@@ -41,6 +41,23 @@ def check(config: ConnectionConfig) -> None:
             raise CommandError(
                 f"connection '{config.name}': child '{child.name}' has more traffic selectors than a message holds"
             )
+        lacking = _lacking(child, abilities)
+        if lacking:
+            raise CommandError(
+                f"connection '{config.name}': child '{child.name}' asks for {lacking}, which the data plane "
+                "cannot do; choose another with ipsecstackd.dataplane, or remove it"
+            )
+
+
+def _lacking(child: ChildConfig, abilities: frozenset[str]) -> str:
+    """What this child needs and the data plane has not: without it, it would protect something else than it says."""
+    if (child.if_id or child.mark[0]) and "mark" not in abilities:
+        return "if_id or mark"
+    if child.proposals and all(p.protocol is SecurityProtocol.AH for p in child.proposals):
+        return "" if "ah" in abilities else "AH"
+    if child.mode is Mode.TRANSPORT and child.policy == "PROTECT" and "transport" not in abilities:
+        return "transport mode"
+    return ""
 
 
 # --- actions ---
@@ -370,7 +387,11 @@ def _connecting(endpoint: Endpoint, connection: str) -> IkeSa | None:
 
 
 def _up(endpoint: Endpoint, connection: str, child: str) -> bool:
-    return any(c.alive for _, c in _children(endpoint, connection, child, None))
+    """Whether the child is there, on an IKE SA that is not about to go with all its children."""
+    return any(
+        c.alive and not any(isinstance(task, DeleteIke) for task in sa.tasks())
+        for sa, c in _children(endpoint, connection, child, None)
+    )
 
 
 def _pending(endpoint: Endpoint, connection: str, child: str, selectors: Selectors | None = None) -> bool:

@@ -341,7 +341,7 @@ class Endpoint(Views):
     # --- configuration ---
 
     def load_connection(self, config: ConnectionConfig, now: float) -> None:
-        commands.check(config)
+        commands.check(config, self.options.abilities)
         old = self._connections.get(config.name)
         self._connections[config.name] = config
         self._pad = self._by_address = None

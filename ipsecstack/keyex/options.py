@@ -77,8 +77,8 @@ class Options:
     response_window: int = 1
     """Requests of a peer that are taken at a time, in any order; it is told if there may be more than one."""
 
-    abilities: frozenset[str] = frozenset({"ah", "esn", "ipcomp", "tfc", "transport"})
-    """What the data plane can do beside ESP tunnels: the names of its ``Features``."""
+    abilities: frozenset[str] = frozenset({"ah", "esn", "ipcomp", "mark", "tfc", "transport"})
+    """What the data plane can do beside ESP tunnels: the names of its ``Features``, and ``mark`` (the kernel's)."""
 
     ticket_lifetime: float = 3600.0
     """How long a ticket for session resumption is good, at most (RFC 5723)."""

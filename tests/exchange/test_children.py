@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from ike_network import ESP_GCM, DataPlane, End, Nat, Pair, host, mirrored, ts
 
+from ipsecstack.dataplane.base import abilities
+from ipsecstack.dataplane.memory import FEATURES
 from ipsecstack.ipsec.sa import Direction, Mode, SaDescription, SecurityProtocol
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import DynamicSelector, Proposal
+from ipsecstack.keyex.base import CommandError, DynamicSelector, Proposal
 from ipsecstack.keyex.options import Options
 from ipsecstack.vici.views import child_section
 from ipsecstack.wire.transforms import EncrId, EsnId, IntegId
@@ -334,6 +336,23 @@ def pair_up(options: dict[str, Any]) -> base.ChildSaView:
     pair.up()
     (view,) = pair.a.children()
     return view
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"if_id": 7}, "if_id"),
+        ({"mark": (5, 0xFF)}, "mark"),
+        ({"proposals": (AH_SHA2,)}, "AH"),
+        ({"mode": Mode.TRANSPORT}, "transport"),
+    ],
+)
+def test_what_the_data_plane_cannot_do_is_refused_early(options: dict[str, Any], word: str) -> None:
+    unable = Options(abilities=frozenset({"esn"}), retransmit_jitter=0.0)
+    with pytest.raises(CommandError, match=word):
+        pair_of(options, options=unable)
+    assert "mark" not in abilities(FEATURES)
+    assert {"ah", "esn", "ipcomp", "tfc", "transport"} == abilities(FEATURES)
 
 
 # --- dynamic selectors ---
