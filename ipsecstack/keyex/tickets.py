@@ -25,7 +25,7 @@ MAX_OCTETS = 4096
 """Of a ticket that we keep for a gateway."""
 _FORMAT = 1
 _KEY_ID_OCTETS, _IV_OCTETS = 8, 8
-_FIXED = struct.Struct("!16s8s8sQQQ")  # number, SPIs, issued, expires, authenticated until
+_FIXED = struct.Struct("!16s8s8sQQQ?")  # number, SPIs, issued, expires, authenticated until, PPK used
 
 
 class TicketError(Exception):
@@ -43,6 +43,8 @@ class Session:
     expires: int
     until: int
     """When the peer has to authenticate itself anew, 0 for never."""
+    ppk: bool
+    """A post-quantum pre-shared key is in SK_d (RFC 8784)."""
     connection: str
     policy: bytes
     """A digest of how that connection authenticated."""
@@ -55,7 +57,9 @@ class Session:
     sk_d: bytes = field(repr=False)
 
     def to_bytes(self) -> bytes:
-        fixed = _FIXED.pack(self.number, self.spi_i, self.spi_r, self.issued, self.expires, self.until)
+        fixed = _FIXED.pack(
+            self.number, self.spi_i, self.spi_r, self.issued, self.expires, self.until, self.ppk
+        )
         eap = _identity(self.eap) if self.eap is not None else b""
         parts = (
             self.connection.encode(),
@@ -75,7 +79,7 @@ class Session:
         """Raises TicketError."""
         if len(data) < _FIXED.size:
             raise TicketError("it is cut short")
-        number, spi_i, spi_r, issued, expires, until = _FIXED.unpack_from(data)
+        number, spi_i, spi_r, issued, expires, until, ppk = _FIXED.unpack_from(data)
         parts, at = [], _FIXED.size
         while at < len(data):
             end = at + 2 + int.from_bytes(data[at : at + 2], "big")
@@ -88,7 +92,7 @@ class Session:
         try:
             (proposal,) = Sa.parse(parts[7]).proposals
             return cls(
-                number, spi_i, spi_r, issued, expires, until,
+                number, spi_i, spi_r, issued, expires, until, ppk,
                 parts[0].decode(), parts[1], _parse_identity(parts[2]), _parse_identity(parts[3]),
                 _parse_identity(parts[4]) if parts[4] else None,
                 parts[5].decode(), parts[6].decode(), proposal, parts[8],
@@ -209,6 +213,7 @@ class Held:
     own_auth: str
     peer_auth: str
     until: float | None
+    ppk: bool
     sk_d: bytes = field(repr=False)
 
 

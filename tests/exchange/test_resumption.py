@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from eap_support import ALICE, eap_pair, pool
 from ike_network import IKE_CBC, IKE_GCM, End, Nat, Pair, fqdn, host, mirrored
+from ike_pki import certificate, make_key, pem
 
 from ipsecstack.crypto import ikekeys
 from ipsecstack.keyex import base
@@ -407,3 +410,73 @@ def test_a_rekeying_that_the_client_never_saw_the_end_of() -> None:
     assert len(pair.b.ike()) == 2
     pair.tap = None
     assert _again(pair) == [RESUME, RESUME, AUTH, AUTH]
+
+
+def _resumable(pair: Pair, **more: Any) -> Pair:
+    for end in pair.ends:
+        (config,) = end.endpoint.connections()
+        end.load(replace(config, session_resumption=True, **more))
+    return pair
+
+
+SECOND = base.AuthConfig(base.AuthClass.PUBKEY, fqdn("a2.lab"))
+
+
+@pytest.mark.parametrize("method", ["md5", "mschapv2", "tls", "two rounds"])
+def test_a_client_of_eap_comes_back_without_it(method: str) -> None:
+    """Neither EAP nor signatures again; who the peer is for EAP is in the ticket."""
+    if method == "two rounds":
+        pair = eap_pair(local2=SECOND, remote2=SECOND)
+        pair.a.credentials.load_cert(certificate("ecdsa", "a2.lab"))
+        pair.a.credentials.load_key(pem(make_key("ecdsa", "a2.lab")))
+    else:
+        pair = eap_pair(method)
+    _resumable(pair)
+    pair.up()
+    old = pair.b.ike()[0]
+    assert _again(pair) == [RESUME, RESUME, AUTH, AUTH]
+    new = pair.b.ike()[0]
+    assert (new.remote_id, new.remote_eap_id, new.remote_auth) == (
+        old.remote_id,
+        old.remote_eap_id,
+        old.remote_auth,
+    )
+    assert pair.a.ike()[0].local_auth == ("ecdsa" if method == "two rounds" else "eap")
+    assert _again(pair) == [RESUME, RESUME, AUTH, AUTH]
+    assert old.remote_eap_id == (ALICE.text if method != "tls" else old.remote_eap_id)
+
+
+def test_a_virtual_address_is_kept() -> None:
+    a, b = mirrored(local_ts=(), session_resumption=True)
+    pair = Pair(load=True)
+    pair.b.endpoint.load_pool(pool())
+    pair.a.load(replace(a, vips=(ip_address("0.0.0.0"),)))
+    pair.b.load(replace(b, pools=("p4",)))
+    pair.up()
+    before = pair.a.ike()[0].local_vips
+    assert before
+    assert _again(pair) == [RESUME, RESUME, AUTH, AUTH]
+    assert pair.a.ike()[0].local_vips == pair.b.ike()[0].remote_vips == before
+
+
+def test_a_ppk_stays_in_the_keys() -> None:
+    key = base.SharedSecret("ppk-one", bytes(range(32)), (fqdn("one.ppk"),), "ppk")
+    pair = _pair(ppk_id=fqdn("one.ppk"), ppk_required=True)
+    for end in pair.ends:
+        end.credentials.load_shared(key)
+    pair.up()
+    assert _again(pair) == [RESUME, RESUME, AUTH, AUTH]
+    assert pair.a.ike()[0].ppk
+    assert pair.b.ike()[0].ppk
+    # What was agreed on without one is not good for a connection that requires one.
+    pair = _pair()
+    for end in pair.ends:
+        end.credentials.load_shared(key)
+    pair.up()
+    (config,) = pair.b.endpoint.connections()
+    pair.b.load(replace(config, ppk_id=fqdn("one.ppk"), ppk_required=True))
+    _lose(pair, pair.a)
+    pair.a.do(pair.a.endpoint.initiate, ike=None, child="net")
+    pair.run(5)
+    assert _counts(pair.b) == (1, 1, 0)
+    assert not pair.a.ike()

@@ -25,7 +25,7 @@ def _session(rng: random.Random) -> Session:
     id_ = Identity(2, b"a.lab", "a.lab")
     eap = id_ if rng.random() < 0.5 else None
     return Session(
-        rng.randbytes(16), rng.randbytes(8), rng.randbytes(8), 1, 2, 3,
+        rng.randbytes(16), rng.randbytes(8), rng.randbytes(8), 1, 2, 3, False,
         "conn", rng.randbytes(32), id_, id_, eap, "psk", "rsa", PROPOSAL, rng.randbytes(32),
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ SESSION = Session(
     issued=1_700_000_000,
     expires=1_700_003_600,
     until=0,
+    ppk=True,
     connection="rw-ü",
     policy=b"p" * 32,
     peer=Identity(2, b"a.lab", "a.lab"),
@@ -34,7 +35,9 @@ def _keys(seed: int = 1, lifetime: float = 100.0) -> TicketKeys:
     return TicketKeys(random.Random(seed).randbytes, lifetime)
 
 
-@pytest.mark.parametrize("session", [SESSION, replace(SESSION, eap=None, until=1_700_009_999, sk_d=b"")])
+@pytest.mark.parametrize(
+    "session", [SESSION, replace(SESSION, eap=None, ppk=False, until=1_700_009_999, sk_d=b"")]
+)
 def test_a_session_comes_back_as_it_was(session: Session) -> None:
     assert Session.parse(session.to_bytes()) == session
     keys = _keys()

@@ -44,7 +44,8 @@ def as_resumed(sa: IkeSa, config: ConnectionConfig) -> ConnectionConfig:
     if session is None:
         return config
     own, peer = (AuthConfig(auth=AuthClass.PSK, id=id_) for id_ in (session.own, session.peer))
-    return replace(config, local=(own,), remote=(peer,))
+    # A PPK is in SK_d already, if one was used.
+    return replace(config, local=(own,), remote=(peer,), ppk_id=None, ppk_required=False)
 
 
 def class_of(method: int) -> AuthClass | None:

@@ -39,7 +39,8 @@ _KEPT_AFTER = frozenset({"timeout"})
 
 def policy(config: ConnectionConfig) -> bytes:
     """A digest of how a connection authenticates and what its peers get: another one makes tickets void."""
-    return hashlib.sha256(repr((config.local, config.remote, config.pools)).encode()).digest()
+    said = (config.local, config.remote, config.pools, config.ppk_id, config.ppk_required)
+    return hashlib.sha256(repr(said).encode()).digest()
 
 
 # --- tickets inside of an IKE SA --------------------------------------------------------------------------------------
@@ -81,8 +82,8 @@ class Resumption(Extension):
         return _give(sa, message, now)
 
     def rekeyed(self, old: IkeSa, new: IkeSa) -> None:
-        """The old SK_d goes, and with it what the ticket is about. A gateway takes it back when the old IKE SA is deleted:
-        its client may never have heard of the new one."""
+        """The old SK_d goes, and with it what the ticket is about. A gateway takes it back when the old IKE SA is
+        deleted: its client may never have heard of the new one."""
         asked = _forget(old) or old.ticket_at is not None
         old.ticket_at = None
         if asked and _wanted(new):
@@ -135,6 +136,7 @@ def _give(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         issued=wall,
         expires=wall + lifetime,
         until=int(wall + sa.reauth_at - now) if sa.reauth_at is not None else 0,
+        ppk=sa.features.ppk_used,
         connection=sa.name,
         policy=policy(config),
         peer=sa.remote_id,
@@ -201,6 +203,7 @@ def _take(sa: IkeSa, message: Message, now: float) -> None:
         own_auth=sa.local_auth or "",
         peer_auth=sa.remote_auth or "",
         until=sa.reauth_at,
+        ppk=sa.features.ppk_used,
         sk_d=sa.keys.sk_d,
     )
 
@@ -295,6 +298,7 @@ def handle_response(sa: IkeSa, task: Resume, message: Message, now: float) -> No
     _protect(sa, held, initial.nonce, nonce.data)
     sa.resumed_from = (held.spi_i, held.spi_r)
     sa.local_auth, sa.remote_auth = held.own_auth, held.peer_auth
+    sa.features.ppk_used = held.ppk
     if held.until is not None:
         sa.authenticated_until = sa.host.wall_clock() + held.until - now
     nat.note(sa, config, nat.detect(message, sa.spi_i, sa.spi_r, sa.local, sa.remote))
@@ -430,6 +434,7 @@ def resumed_by(
     sa.resumed_from = (session.spi_i, session.spi_r)
     sa.remote_auth, sa.local_auth, sa.remote_eap_id = session.peer_auth, session.own_auth, session.eap
     sa.authenticated_until = session.until or None
+    sa.features.ppk_used = session.ppk
     return sa.config
 
 
