@@ -9,7 +9,7 @@ from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex.base import ChildConfig, ConnectionConfig
-from ipsecstack.keyex.ikev2 import agreement, lifecycle, narrowing
+from ipsecstack.keyex.ikev2 import agreement, lifecycle, narrowing, unique
 from ipsecstack.keyex.ikev2.agreement import Agreement
 from ipsecstack.keyex.ikev2.offer import esp_proposals
 from ipsecstack.keyex.ikev2.proposals import Suite, proposals_text, select
@@ -101,9 +101,16 @@ def answer_offer(
 ) -> tuple[list[Payload], ChildSa]:
     """As responder: choose, install, and give the response's payloads. Refusal carries the error notification."""
     payloads, agreed = choose(sa, message, nr, with_ke=with_ke, rekeyed=rekeyed)
-    # A rekeying initiator has its new inbound SA only when our response is there: go on sending over the old one
-    # until it deletes that.
-    return payloads, agreement.install(sa, agreed, ni, nr, now, hold_outbound=rekeyed is not None)
+    # An initiator has its new inbound SA only when our response is there: after a rekeying and a reauthentication go on
+    # sending over the old one until it deletes that.
+    elder = (
+        unique.elder(sa, agreed.config.name, agreed.local_ts, agreed.remote_ts) if rekeyed is None else None
+    )
+    hold = rekeyed is not None or elder is not None
+    child = agreement.install(sa, agreed, ni, nr, now, hold_outbound=hold)
+    if elder is not None:
+        elder.relief = child
+    return payloads, child
 
 
 def choose(

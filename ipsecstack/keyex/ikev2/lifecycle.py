@@ -305,6 +305,7 @@ def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     if child.state is ChildState.DELETED:
         return
     _hand_over(sa, child)
+    _relieve(child)
     _drop_pending(sa, child)
     if child.outbound is not None:
         _remove(sa, child.outbound)
@@ -312,6 +313,13 @@ def linger_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     child.remove_at = now + sa.host.options.delete_rekeyed_delay
     child.rekey_at = child.expire_at = child.idle_at = None
     sa.host.touch(sa, child)
+
+
+def _relieve(child: ChildSa) -> None:
+    """The Child SA that was made beside this one, in a reauthentication, sends from now on."""
+    new, child.relief = child.relief, None
+    if new is not None and new.owner is not None and new in new.owner.children:
+        release_outbound(new.owner, new)
 
 
 def _hand_over(sa: IkeSa, child: ChildSa) -> None:
@@ -331,6 +339,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: str, now: float, *, act: boo
         _hand_over(sa, child)
         reason = "rekeyed"
     lingering = child.state is ChildState.DELETED
+    _relieve(child)
     _drop_pending(sa, child)
     if child.outbound is not None and not lingering:
         _remove(sa, child.outbound)

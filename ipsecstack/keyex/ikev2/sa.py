@@ -91,6 +91,8 @@ class ChildSa:
         self.lifetime = Lifetime()
         self.generation = 0
         self.replaced_by: ChildSa | None = None
+        self.relief: ChildSa | None = None
+        """The Child SA of a reauthentication that waits to send until this one is gone, or the peer sends over it."""
         self.replaces: ChildSa | None = None
         self.nonces: tuple[bytes, bytes] = (b"", b"")
         """Of the CREATE_CHILD_SA exchange that made it, to settle collisions (§2.8.1)."""

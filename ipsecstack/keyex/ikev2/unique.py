@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex import identity
 from ipsecstack.keyex.base import UniquePolicy
 from ipsecstack.keyex.ikev2 import lifecycle
 from ipsecstack.keyex.ikev2.informational import DeleteIke
-from ipsecstack.keyex.ikev2.sa import IkeSa
+from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import State
 
 _REAUTHENTICATION = 10.0
@@ -38,6 +39,22 @@ def same_peer(sa: IkeSa, other: IkeSa) -> bool:
         and identity.same(other.local_id, sa.local_id)
         and _eap_name(other) == _eap_name(sa)
     )
+
+
+def elder(
+    sa: IkeSa, name: str, local_ts: tuple[TrafficSelector, ...], remote_ts: tuple[TrafficSelector, ...]
+) -> ChildSa | None:
+    """As responder: the Child SA of the same traffic on an IKE SA that this one seems to be the reauthentication of."""
+    if sa.remote_id is None or sa.established is None:
+        return None
+    for other in sa.host.ike_sas_with(sa.remote_id):
+        if not same_peer(sa, other) or other.remote != sa.remote:
+            continue
+        for child in other.children:
+            same = child.name == name and (child.local_ts, child.remote_ts) == (local_ts, remote_ts)
+            if same and child.alive and child.outbound is not None and child.relief is None:
+                return child
+    return None
 
 
 def _eap_name(sa: IkeSa) -> bytes | None:
