@@ -40,7 +40,8 @@ def test_the_ike_sa_alone(policy: str) -> None:
     ticket = made.a.do(made.a.endpoint.initiate, ike="conn", child=None)
     made.run(1)
     outcome = made.a.outcome(ticket)
-    assert outcome is not None and outcome.success
+    assert outcome is not None
+    assert outcome.success
     assert [len(sa.children) for sa in made.a.ike() + made.b.ike()] == [0, 0]
     made.up()
     assert len(made.a.ike()) == 1
@@ -63,7 +64,8 @@ def test_force_needs_a_peer_that_supports_it() -> None:
     ticket = made.a.do(made.a.endpoint.initiate, ike=None, child="net")
     made.run(1)
     outcome = made.a.outcome(ticket)
-    assert outcome is not None and not outcome.success
+    assert outcome is not None
+    assert not outcome.success
     assert "does not support childless" in outcome.message
     assert made.a.failures() == ["CHILDLESS"]
     assert not made.a.ike()
@@ -84,7 +86,8 @@ def test_the_responder_forces_it() -> None:
     ticket = made.a.do(made.a.endpoint.initiate, ike=None, child="net")
     made.run(1)
     outcome = made.a.outcome(ticket)
-    assert outcome is not None and not outcome.success
+    assert outcome is not None
+    assert not outcome.success
     assert "INVALID_SYNTAX" in outcome.message
     made.run(60)
     assert not made.a.ike()
