@@ -12,7 +12,7 @@ from ike_network import IKE_CBC, IKE_GCM, End, Nat, Pair, fqdn, host, mirrored
 from ike_pki import certificate, make_key, pem
 
 from ipsecstack.crypto import ikekeys
-from ipsecstack.keyex import base
+from ipsecstack.keyex import base, commands
 from ipsecstack.keyex.admission import Decision, HalfOpen
 from ipsecstack.keyex.ikev2 import lifecycle, resumption
 from ipsecstack.keyex.options import Options
@@ -480,3 +480,17 @@ def test_a_ppk_stays_in_the_keys() -> None:
     pair.run(5)
     assert _counts(pair.b) == (1, 1, 0)
     assert not pair.a.ike()
+
+
+def test_another_ike_sa_beside_one_that_stands_is_not_resumed() -> None:
+    """The ticket is there to replace a lost IKE SA; the gateway would end the one that stands."""
+    pair = _pair(unique=base.UniquePolicy.NEVER)
+    pair.up()
+    (config,) = pair.a.endpoint.connections()
+    mark = len(pair.transmitted)
+    commands.begin(pair.a.endpoint, config, [], [], pair.now, tries=1)
+    pair.a.flush()
+    pair.run(2)
+    assert _exchanges(pair, mark)[:2] == [INIT, INIT]
+    assert len(pair.a.ike()) == len(pair.b.ike()) == 2
+    assert [c.state for c in pair.b.children()] == ["INSTALLED"]

@@ -255,9 +255,12 @@ def _extensions() -> list[Extension]:
 def first_task(sa: IkeSa, now: float) -> IkeInit | Resume:
     """How an IKE SA of ours begins: by its ticket, if there is a good one, which then is used up."""
     sessions, config = sa.host.sessions, sa.config
-    held = sessions.held.pop(sa.name, None)
+    held = sessions.held.get(sa.name)
     if held is None or config is None or sa.initial is None or sa.replaces is not None:
         return IkeInit()
+    if any((other.spi_i, other.spi_r) == (held.spi_i, held.spi_r) for other in sa.host.ike_sas_of(sa.name)):
+        return IkeInit()  # another one beside that which stands, not in its place
+    del sessions.held[sa.name]
     if (
         not config.session_resumption
         or now >= held.expires
