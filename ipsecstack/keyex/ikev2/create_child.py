@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex.base import ChildConfig
 from ipsecstack.keyex.ikev2 import agreement, answer, followup, lifecycle, negotiate
@@ -47,6 +48,11 @@ class NewChild(Task):
         sa.log("IKE", 0, f"establishing CHILD_SA {self.config.name}")
         sa.counters.child_exchanges_out += 1
         return negotiate.offer_payloads(self.offer)
+
+    def undo(self, sa: IkeSa) -> None:
+        if self.offer is not None:
+            protocol = SecurityProtocol(self.offer.proposals[0].protocol)
+            sa.enqueue(DeleteChild.of_spi(self.offer.spi_in, protocol))
 
     def drop_offer(self, sa: IkeSa) -> None:
         if self.offer is not None:

@@ -19,6 +19,7 @@ from ipsecstack.keyex.ikev2 import (
     mobike,
     redirect,
 )
+from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.childless import Childless
 from ipsecstack.keyex.ikev2.config_payload import Configuration
 from ipsecstack.keyex.ikev2.fragmentation import Fragmentation, Opened
@@ -390,6 +391,12 @@ def _broken_response(sa: IkeSa, task: Task, message_id: int, now: float) -> None
     sa.active.pop(message_id, None)
     if task.kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD):
         sa.counters.child_invalids_out += 1
+    if isinstance(task, IkeAuth) and sa.state is State.AUTH_SENT:  # for the peer the IKE SA may be there
+        failure = AuthFailure("INVALID_SYNTAX", "the peer's IKE_AUTH response is malformed")
+        ike_auth.refuse(sa, task, failure, now, tell_peer=True)
+        return
+    if sa.state is State.ESTABLISHED:
+        task.undo(sa)
     task.abort(sa, "INVALID_SYNTAX", now)
     lifecycle.failed(sa, None, "INVALID_SYNTAX", "the peer's response is malformed")
     if sa.state is not State.ESTABLISHED:

@@ -57,6 +57,11 @@ class RekeyChild(Task):
         rekey = Notify(NotifyType.REKEY_SA, protocol=old.protocol, spi=spi)
         return [rekey, *negotiate.offer_payloads(self.offer)]
 
+    def undo(self, sa: IkeSa) -> None:
+        if self.offer is not None:
+            protocol = SecurityProtocol(self.offer.proposals[0].protocol)
+            sa.enqueue(DeleteChild.of_spi(self.offer.spi_in, protocol))
+
     def drop_offer(self, sa: IkeSa) -> None:
         if self.offer is not None:
             lifecycle.release_spi(sa, self.offer.spi_in)

@@ -54,6 +54,9 @@ class Task:
     def old_deleted(self, sa: IkeSa, child: ChildSa, now: float) -> None:
         """The peer deletes this Child SA while the task waits or is under way."""
 
+    def undo(self, sa: IkeSa) -> None:
+        """The response makes no sense: the peer may have made what we did not. Comes before ``abort``."""
+
     def abort(self, sa: IkeSa, reason: str, now: float) -> None:
         """The exchange cannot be done any more (timeout, the IKE SA is gone): let go of what was reserved."""
         sa.host.finish(self.tickets, False, f"{self.label} failed: {reason}")
