@@ -36,7 +36,7 @@ class Features:
 
 
 def abilities(features: Features) -> frozenset[str]:
-    """The names of what this data plane can do, as ``keyex.options`` has them. Marks and interface IDs need a kernel."""
+    """The names of what this data plane can do, as ``keyex.options`` has them. Marks and IDs of interfaces: kernels."""
     found = {name for name in ("ah", "esn", "ipcomp", "tfc", "transport") if getattr(features, name)}
     return frozenset(found if features.userspace else found | {"mark"})
 
