@@ -357,3 +357,37 @@ def test_terminated_in_between() -> None:
     assert not made.a.ike()
     assert not made.b.ike()
     made.check_no_leaks()
+
+
+def test_not_taken_unless_agreed_on() -> None:
+    made = Pair(latency=0.05)
+    made.a.do(made.a.endpoint.initiate, ike=None, child="net")
+    made.run(0.11)
+    sa = sa_of(made)
+    made.in_flight.clear()
+    assert sa.protection is not None
+    header = Header(sa.spi_i, sa.spi_r, 0, 2, 0, ExchangeType.IKE_INTERMEDIATE, 0x08, 1)
+    sent = len(made.b.sent)
+    made.deliver(sa.protection.seal(header, []), sa.local, sa.remote)
+    made.run(0.2)
+    assert len(made.b.sent) == sent
+    made.run(20)
+    assert made.a.children("INSTALLED"), "IKE_AUTH comes again and is taken"
+
+
+def test_exchanges_that_carry_nothing_known_are_answered_and_bounded() -> None:
+    """With IKE_INTERMEDIATE agreed on and no key exchange due, others may use it (RFC 9242 §3.2)."""
+    words = f"{IKE}-ke1_none-ke1_mlkem512"
+    made = pair(ike(words), ike(words))
+    made.tap = lambda sender, output: Header.parse(output.data).exchange == ExchangeType.IKE_SA_INIT
+    made.a.do(made.a.endpoint.initiate, ike=None, child="net")
+    made.run(0.1)
+    made.tap = None
+    sa, theirs = sa_of(made), sa_of(made, "b")
+    assert sa.protection is not None
+    for number in range(1, 18):
+        header = Header(sa.spi_i, sa.spi_r, 0, 2, 0, ExchangeType.IKE_INTERMEDIATE, 0x08, number)
+        made.deliver(sa.protection.seal(header, []), sa.local, sa.remote)
+        made.run(0.05)
+        assert bool(made.b.ike()) is (number <= 16)
+    assert theirs.initial is None

@@ -198,8 +198,8 @@ def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
 def _answer(sa: IkeSa, payload: Ke | None) -> list[Payload]:
     initial = sa.initial
     assert initial is not None
-    if not sa.features.intermediate or initial.intermediates > MAX_EXCHANGES:
-        raise Refusal(NotifyType.INVALID_SYNTAX, "IKE_INTERMEDIATE was not agreed on, or once too often")
+    if initial.intermediates > MAX_EXCHANGES:
+        raise Refusal(NotifyType.INVALID_SYNTAX, f"more than {MAX_EXCHANGES} IKE_INTERMEDIATE exchanges")
     if payload is None and not initial.awaited_ke:
         return []
     if payload is None or not initial.awaited_ke or payload.method != initial.awaited_ke[0]:

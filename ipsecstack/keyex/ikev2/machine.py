@@ -143,7 +143,8 @@ def _receive_request(
     opened = _open(sa, header, data, local, remote, now)
     if opened is None:
         return
-    if sa.state is State.HALF_OPEN and header.exchange != ExchangeType.IKE_INTERMEDIATE:
+    between = header.exchange == ExchangeType.IKE_INTERMEDIATE and sa.features.intermediate
+    if sa.state is State.HALF_OPEN and not between:
         if header.exchange != ExchangeType.IKE_AUTH:
             _drop(sa, "only IKE_AUTH may follow the first exchange")
             return
