@@ -10,7 +10,7 @@ import pytest
 from ike_network import Pair, host, mirrored
 
 from ipsecstack.ipsec.sa import Direction, SecurityProtocol
-from ipsecstack.keyex.base import CommandFinished
+from ipsecstack.keyex.base import ChildSaDeleted, CommandFinished
 from ipsecstack.keyex.ikev2 import answer, machine
 from ipsecstack.keyex.ikev2.informational import Liveness
 from ipsecstack.keyex.ikev2.task import Refusal
@@ -120,9 +120,12 @@ def test_no_additional_sas_of_a_rekeying(pair: Pair, refuse: Refuse) -> None:
     """The child is made on another IKE SA, and the old one goes: make before break."""
     refuse(NotifyType.NO_ADDITIONAL_SAS, 1)
     pair.a.do(pair.a.endpoint.rekey, child="net")
-    pair.run(30)
-    assert len(pair.a.children("INSTALLED")) == len(pair.b.children("INSTALLED")) == 1
+    pair.run(2)
     assert len(pair.a.ike()) == 2
+    pair.run(28)
+    assert len(pair.a.children("INSTALLED")) == len(pair.b.children("INSTALLED")) == 1
+    assert len(pair.a.ike()) == len(pair.b.ike()) == 1, "an IKE SA without children is of no use"
+    assert not [e for e in pair.a.heard(ChildSaDeleted) if e.reason != "rekeyed"]
     pair.check_agreement()
     pair.check_no_leaks()
 

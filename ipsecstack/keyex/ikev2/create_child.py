@@ -6,7 +6,7 @@ from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex.base import ChildConfig
 from ipsecstack.keyex.ikev2 import agreement, answer, followup, lifecycle, negotiate
-from ipsecstack.keyex.ikev2.informational import DeleteChild
+from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer
 from ipsecstack.keyex.ikev2.offer import Selectors, for_pair, remainder
 from ipsecstack.keyex.ikev2.proposals import methods
@@ -132,14 +132,23 @@ def ask_for_more(
     """
     old, sa.relieves = sa.relieves, None
     if old is not None and old.owner is not None and old in old.owner.children and old.replaced_by is None:
-        lifecycle.replace_child(old.owner, old, child)
-        old.owner.enqueue(DeleteChild(old, "rekeyed"))
+        _relieve(old.owner, old, child)
     if message.notify(NotifyType.ADDITIONAL_TS_POSSIBLE) is None:
         return
     child.more_possible = True
     sa.log("IKE", 1, f"peer narrowed the traffic selectors of CHILD_SA {child.tag}, others are possible")
     for selectors in remainder(offer, child.local_ts, child.remote_ts) if packet is None else ():
         sa.enqueue(NewChild(offer.config, selectors=selectors))
+
+
+def _relieve(owner: IkeSa, old: ChildSa, child: ChildSa) -> None:
+    """``child``, of another IKE SA, takes over; an IKE SA that has no child any more goes, too."""
+    lifecycle.replace_child(owner, old, child)
+    owner.enqueue(DeleteChild(old, "rekeyed"))
+    if not any(other.alive for other in owner.children):
+        close = DeleteIke("replaced")
+        close.not_before = child.install_time + owner.host.options.delete_rekeyed_delay
+        owner.enqueue(close)
 
 
 def after_auth(
