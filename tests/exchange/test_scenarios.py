@@ -410,7 +410,7 @@ def test_mangled_cookie_is_not_taken() -> None:
     pair = Pair(options=replace(BRIEF, cookie_threshold=1, cookie_threshold_ip=0, block_threshold_ip=0))
     stranger = Pair(seed=99)
     stranger.a.do(stranger.a.endpoint.initiate, ike=None, child="net")
-    pair.deliver(stranger.a.sent[0].data, host("10.9.0.1"), host("10.0.0.2"))
+    pair.deliver(stranger.a.sent[0].data, host("10.0.0.1"), host("10.0.0.2"))
     pair.run(0.1)
     mangled: list[int] = []
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ike_network import Pair, mirrored
-from schedules import play, schedule
+from schedules import build, play, schedule
 
+from ipsecstack.keyex import base
 from ipsecstack.keyex.ikev2 import machine, timers
 from ipsecstack.keyex.ikev2.informational import Liveness
 from ipsecstack.keyex.options import Options
@@ -129,3 +132,26 @@ def test_rekeyed_child_sas_are_forgotten() -> None:
     child = pair.a.endpoint.registry.all()[0].children[0]
     assert child.replaces is not None
     assert child.replaces.replaces is None
+
+
+@pytest.mark.parametrize("command", ["terminate", "rekey"])
+def test_a_child_is_not_touched_while_the_ike_sa_has_key_exchanges_to_finish(command: str) -> None:
+    """The peer rekeys the IKE SA in several steps. A Delete on the old one would be lost with it, and the child would
+    stay at one end: it goes over the new one."""
+    plan = replace(schedule(1), proposals="hybrid", children=1, window=1, features=frozenset(), steps=())
+    pair = build(plan)
+    pair.b.do(pair.b.endpoint.rekey, ike="conn")
+    pair.run(0.012)
+    assert pair.a.endpoint.registry.all()[0].pending_ke
+    pair.tap = lambda sender, output: (
+        sender is not pair.a or output.data[18] != 37
+    )  # the Delete, if it goes at once
+    pair.a.do(getattr(pair.a.endpoint, command), child="net")
+    pair.run(0.03)
+    pair.tap = None
+    pair.run(100)
+    pair.check_agreement()
+    pair.check_no_leaks()
+    for end in pair.ends:
+        assert [c.state for c in end.children()] == (["INSTALLED"] if command == "rekey" else [])
+        assert len(end.heard(base.IkeSaRekeyed)) == 1

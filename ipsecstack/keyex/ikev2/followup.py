@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ipsecstack.crypto import ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.crypto.ke import KeyExchange
+from ipsecstack.keyex.ikev2.informational import DeleteChild
 from ipsecstack.keyex.ikev2.proposals import accept
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.ikev2.states import Kind, Role
@@ -159,8 +160,10 @@ def awaits(sa: IkeSa, kind: Kind, subject: object) -> bool:
 
 
 def holds(sa: IkeSa, task: Task) -> bool:
-    """The peer is about to replace the IKE SA: what makes Child SAs waits for the new one (RFC 7296 §2.25.2)."""
-    return task.kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD) and awaits(sa, Kind.REKEY_IKE, sa)
+    """The peer is about to replace the IKE SA: what makes and deletes Child SAs waits for the new one (RFC 7296
+    §2.25.2), as the children go over to it."""
+    makes = task.kind in (Kind.NEW_CHILD, Kind.REKEY_CHILD)
+    return (makes or isinstance(task, DeleteChild)) and awaits(sa, Kind.REKEY_IKE, sa)
 
 
 def handle_request(sa: IkeSa, message: Message, now: float) -> list[Payload]:
