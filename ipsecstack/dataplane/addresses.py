@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from ipsecstack.dataplane.base import DataPlaneError
 from ipsecstack.ipsec.selectors import IPAddress
 
 T = TypeVar("T")
+PROTOCOL = 150  # of our addresses (IFA_PROTO), as of our routes
 _EEXIST, _EADDRNOTAVAIL, _ENODEV = 17, 99, 19
 _NODAD = 0x02  # IFA_F_NODAD: nobody else has the address, so it is good at once
 
@@ -22,8 +24,9 @@ _NODAD = 0x02  # IFA_F_NODAD: nobody else has the address, so it is good at once
 class VirtualAddresses:
     """The virtual addresses on one device. Calls may raise DataPlaneError.
 
-    An address that the host has already is left alone, also in the end. pyroute2 brings an event loop of its own, so
-    its calls run in a worker thread.
+    Ours carry a protocol number by which they are told from others (Linux 5.18): those that a process left which died
+    are taken off at the start. An address that the host has already is left alone, also in the end. pyroute2 brings an
+    event loop of its own, so its calls run in a worker thread.
     """
 
     def __init__(self, device: str) -> None:
@@ -32,6 +35,14 @@ class VirtualAddresses:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="addresses")
         # The thread is made here and now, and belongs to the network namespace that we are made in.
         self._worker.submit(bool).result()
+        with contextlib.suppress(DataPlaneError):
+            self._call(self._remove_stale)
+
+    def _remove_stale(self, ipr: Any) -> None:
+        found = ipr.link_lookup(ifname=self._device)
+        for message in ipr.get_addr(index=found[0]) if found else ():
+            if message.get_attr("IFA_PROTO") == PROTOCOL:
+                self._change(ipr, "del", ip_address(message.get_attr("IFA_ADDRESS")), _EADDRNOTAVAIL)
 
     def __contains__(self, address: IPAddress) -> bool:
         return address in self._ours
@@ -71,6 +82,8 @@ class VirtualAddresses:
             "address": str(address),
             "prefixlen": address.max_prefixlen,
         }
+        if command == "add":
+            arguments["proto"] = PROTOCOL
         if address.version == 6 and command == "add":
             arguments["flags"] = _NODAD
         try:

@@ -48,6 +48,18 @@ def test_what_the_host_has_already_stays(place: Namespace) -> None:
     assert "10.77.0.1/32" in listed(place, "lo")
 
 
+def test_what_a_dead_process_left_is_taken_off(place: Namespace) -> None:
+    dead = place.inside(lambda: VirtualAddresses("lo"))
+    for address in (FOUR, SIX):
+        dead.add(address)
+    place.add_address("10.77.0.2/32")
+    place.inside(lambda: VirtualAddresses("lo")).close()
+    left = listed(place, "lo")
+    assert "10.77.0.2/32" in left
+    assert not left & {"10.77.0.1/32", "fd77::1/128"}
+    dead.close()
+
+
 def test_a_device_that_is_not_there(place: Namespace) -> None:
     addresses = place.inside(lambda: VirtualAddresses("nowhere0"))
     with pytest.raises(DataPlaneError, match="nowhere0"):
