@@ -252,3 +252,18 @@ def test_selectors_survive() -> None:
     made = pair()
     made.up()
     assert made.b.children()[0].remote_ts == tuple(TrafficSelector.from_text(text) for text in MANY)
+
+
+def test_a_message_in_tiny_fragments_is_not_collected() -> None:
+    """Each fragment costs memory however little is in it; 100 of them are taken, thousands are not."""
+    made = Pair()
+    made.up()
+    a, b = live(made, "a"), live(made)
+    assert a.protection is not None
+    header = Header(a.spi_i, a.spi_r, 0, 2, 0, ExchangeType.INFORMATIONAL, 0x08, a.requests.next_id)
+    for total, taken in ((5000, False), (100, True)):
+        numbers = b"\0\1" + total.to_bytes(2, "big")
+        body = a.protection._seal(header, 53, 41, numbers, b"\0")  # type: ignore[arg-type]
+        made.deliver(body, a.local, a.remote)
+        made.run(0.1)
+        assert len(b.reassembly or ()) == taken

@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from eap_support import eap_pair
 from ike_network import Pair, fqdn, mirrored
 
+from ipsecstack.config.proposals import parse_proposal
 from ipsecstack.crypto import ikekeys, prf
-from ipsecstack.keyex.base import SharedSecret
+from ipsecstack.ipsec.sa import SecurityProtocol
+from ipsecstack.keyex.base import AuthClass, AuthConfig, SharedSecret
 from ipsecstack.keyex.ikev2 import machine
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.wire.ikev2 import Auth, Message, Notify, NotifyType
@@ -19,6 +22,7 @@ from ipsecstack.wire.ikev2.numbers import ExchangeType
 from ipsecstack.wire.transforms import PrfId
 
 PPK = bytes(range(32))
+POST_QUANTUM = (parse_proposal("aes256gcm16-prfsha256-x25519-ke1_mlkem1024", SecurityProtocol.IKE),)
 
 
 def pair(
@@ -148,3 +152,44 @@ def test_the_keys_by_hand() -> None:
     for name in ("sk_ai", "sk_ar", "sk_ei", "sk_er"):
         assert getattr(mixed, name) == getattr(keys, name)
     assert "01" * 32 not in repr(mixed)
+
+
+@pytest.mark.parametrize("method", ["mschapv2", "md5", "tls"])
+@pytest.mark.parametrize("known", [True, False])
+def test_with_eap(method: str, known: bool) -> None:
+    """The PPK is in the AUTH that ends EAP, with the method's key or without."""
+    options: dict[str, Any] = {"ppk_id": fqdn("one.ppk"), "proposals": POST_QUANTUM}
+    made = eap_pair(method, **options)
+    made.a.credentials.load_shared(SharedSecret("ppk-one", PPK, (fqdn("one.ppk"),), "ppk"))
+    name = "one.ppk" if known else "other.ppk"
+    made.b.credentials.load_shared(SharedSecret("ppk-one", PPK, (fqdn(name),), "ppk"))
+    made.up()
+    assert used(made) == {known}
+    assert sa_of(made).keys == sa_of(made, "b").keys
+    made.a.do(made.a.endpoint.rekey, ike="conn")
+    made.run(5)
+    made.check_agreement()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_with_two_rounds(known: bool) -> None:
+    second = AuthConfig(AuthClass.PUBKEY, fqdn("a.lab"))
+    made = eap_pair("mschapv2", local2=second, remote2=second, ppk_id=fqdn("one.ppk"), ppk_required=known)
+    made.a.credentials.load_shared(SharedSecret("ppk-one", PPK, (fqdn("one.ppk"),), "ppk"))
+    name = "one.ppk" if known else "other.ppk"
+    made.b.credentials.load_shared(SharedSecret("ppk-one", PPK, (fqdn(name),), "ppk"))
+    made.up()
+    assert used(made) == {known}
+    made.check_agreement()
+
+
+def test_required_by_the_responder_of_eap() -> None:
+    made = eap_pair("mschapv2")
+    (config,) = made.b.endpoint.connections()
+    made.b.load(replace(config, **REQUIRED))
+    made.b.credentials.load_shared(SharedSecret("ppk-one", PPK, (fqdn("one.ppk"),), "ppk"))
+    made.a.do(made.a.endpoint.initiate, ike=None, child="net")
+    made.run(30)
+    assert "AUTHENTICATION_FAILED" in made.b.failures()
+    assert not made.a.ike()
+    assert not made.b.ike()

@@ -27,6 +27,7 @@ RETRY_SMALLER = 2
 """After so many retransmissions without an answer the message goes in smaller fragments (RFC 7383 §2.5.2)."""
 _UDP, _MARKER = 8, 4
 _LEAST = 200  # octets of a message, below which we do not cut however small the peer's fragments are
+_SMALL_PIECE = 64  # octets inside a fragment: a message in more than max_packet / 64 of them is not collected
 _IP_HEADER = {4: 20, 6: 40}
 _SMALLEST = {4: 576, 6: 1280}
 
@@ -153,7 +154,7 @@ class Reassembly:
     def refuses(self, header: Header, fragment: EncryptedFragment) -> str | None:
         """Why a fragment is not even worth a look at its ICV; None if it is."""
         known = self._incoming.get(_key(header))
-        if fragment.total > self._limit:
+        if fragment.total > 1 + self._limit // _SMALL_PIECE:  # each costs memory, however little is in it
             return f"a message in {fragment.total} fragments is too long"
         if known is None:
             return None
