@@ -32,7 +32,7 @@ exchange has the lowest of the four nonces is redundant, and the end that asked 
 | close, IKE rekey          | cross: TEMPORARY_FAILURE for the rekeying, which comes again     | the IKE SA           |
 | close, IKE close          | cross                                                            | nothing              |
 
-Cases with several key exchanges are in ``test_collisions_followup``, those of IKE SAs in ``test_collisions_ike``.
+Cases with several key exchanges are in ``test_followup_ke``, those of IKE SAs in ``test_collisions_ike``.
 """
 
 from __future__ import annotations

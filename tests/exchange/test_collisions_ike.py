@@ -19,7 +19,7 @@ it (RFC 7296 §2.8.1, §2.8.2, §2.25.2).
 | delete                   | by either end; by both at once                                      | nothing         |
 | IDs out of step          | notifications of RFC 6311, which we do not offer, change nothing    | the IKE SA      |
 
-Cases with several key exchanges are in ``test_collisions_followup``. Left out: RFC 6311's own exchanges (message IDs
+Cases with several key exchanges are in ``test_followup_ke``. Left out: RFC 6311's own exchanges (message IDs
 set anew within a cluster), which neither this stack nor the issue asks for.
 """
 
