@@ -29,7 +29,7 @@ _IFINFOMSG = struct.Struct("=BBHiII")  # family, padding, type, index, flags, ch
 _ERROR = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _SETTLE = 0.1  # seconds: addresses change in bunches
-_SHARE = 20  # times as long as it took, until the next look
+_SHARE = 4  # times as long as a look took, until routes alone cause the next one
 _ANSWER = 2.0  # seconds that the kernel has for a dump
 
 
@@ -41,7 +41,7 @@ class AddressMonitor:
         self._changed = changed
         self._routed = routed
         self._addresses = False
-        self._wait = _SETTLE
+        self._rest_until = 0.0
         self._pending: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
 
@@ -80,8 +80,15 @@ class AddressMonitor:
             pass
         except OSError:
             self._addresses = True
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _SETTLE
+        if not self._addresses:
+            due = max(due, self._rest_until)
+        if self._pending is not None and self._pending.when() > due:
+            self._pending.cancel()
+            self._pending = None
         if self._pending is None:
-            self._pending = asyncio.get_running_loop().call_later(self._wait, self._settled)
+            self._pending = loop.call_at(due, self._settled)
 
     def _settled(self) -> None:
         self._pending = None
@@ -93,7 +100,8 @@ class AddressMonitor:
         elif self._routed is not None:
             self._routed()
         # With very many IKE SAs a look at all takes its time: routes that never rest must not take all of it.
-        self._wait = max(_SETTLE, _SHARE * (loop.time() - started))
+        ended = loop.time()
+        self._rest_until = ended + _SHARE * (ended - started)
 
 
 def local_addresses() -> list[IPAddress] | None:
