@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from ike_network import Pair, mirrored
 from schedules import build, play, schedule
+from stage import Stage
 
 from ipsecstack.keyex import base
 from ipsecstack.keyex.ikev2 import machine, timers
@@ -155,3 +156,24 @@ def test_a_child_is_not_touched_while_the_ike_sa_has_key_exchanges_to_finish(com
     for end in pair.ends:
         assert [c.state for c in end.children()] == (["INSTALLED"] if command == "rekey" else [])
         assert len(end.heard(base.IkeSaRekeyed)) == 1
+
+
+def test_an_sa_that_was_overtaken_does_not_send_any_more() -> None:
+    """a rekeys, b rekeys the new one before it has the Delete of the first one: that Delete, when it comes, may not
+    make b send over the second one, which it has just deleted itself."""
+    stage = Stage()
+    stage.rekey_child("a")
+    stage.arrive("a")
+    stage.arrive("b")
+    assert stage.waiting("a") == ["info?"]
+    second = stage.ike_sa("b").children[-1]
+    stage.b.do(stage.b.endpoint.rekey, child_id=second.uniqueid)
+    stage.arrive("b")
+    stage.arrive("a", "create!")
+    third = stage.ike_sa("b").children[-1]
+    assert stage.b.plane.sending(second.reqid).spi == third.spi_out  # type: ignore[union-attr]
+    assert stage.waiting("b") == ["info?"], "b deletes the second one"
+    stage.arrive("a", "info?")
+    assert stage.b.plane.sending(second.reqid).spi == third.spi_out  # type: ignore[union-attr]
+    stage.play_on()
+    stage.settled()

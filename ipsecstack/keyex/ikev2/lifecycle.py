@@ -171,7 +171,13 @@ def install_child(
 
 
 def release_outbound(sa: IkeSa, child: ChildSa) -> None:
-    """Send over this Child SA from now on."""
+    """Send over this Child SA from now on, unless what replaced it in turn does that already."""
+    later = child.replaced_by
+    while later is not None:
+        if later.outbound is not None:
+            _drop_pending(sa, child)
+            return
+        later = later.replaced_by
     if child.pending_out is not None:
         outbound, child.pending_out = child.pending_out, None
         child.check_outbound_at = None
