@@ -116,8 +116,8 @@ class ChildConfig:
     """swanctl.conf's children.<child>. An empty traffic selector tuple means ``dynamic``: the IKE address of
     that side, or its virtual addresses.
 
-    ``tfc`` pads inner packets to this many octets, -1 to what the path takes; ``dummy_rate`` is how many dummy packets a
-    second are sent (RFC 4303 §2.6). ``inactivity`` in seconds closes what
+    ``tfc`` pads inner packets to this many octets, -1 to what the path takes; ``dummy_rate`` is how many dummy packets
+    a second are sent (RFC 4303 §2.6). ``inactivity`` in seconds closes what
     passes no traffic. ``interface``, ``if_id`` and ``mark`` (value, mask) bind policies and SAs; an inbound SA has the
     mark only with ``mark_in_sa``. ``pfp`` is populate-from-packet (``SpdEntry.pfp``).
     """

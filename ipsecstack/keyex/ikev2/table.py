@@ -70,7 +70,7 @@ ROWS: tuple[Row, ...] = (
          ike_auth.handle_response, (S.ESTABLISHED, S.AUTH_SENT, S.DEAD),
          "The responder proves who it is, then wants EAP or another round. If it does not, it is told so in a Delete."),
     _row(S.NEW, R, K.SESSION_RESUME, {N.NONCE}, _NONE, resumption.handle_request, (S.HALF_OPEN, S.NEW),
-         "A peer that lost its IKE SA shows a ticket (RFC 5723). One that is not good gets TICKET_NACK and keeps nothing."),
+         "A peer that lost its IKE SA shows a ticket (RFC 5723). A bad one gets TICKET_NACK and keeps nothing."),
     _row(S.INIT_SENT, IN, K.SESSION_RESUME, {N.NONCE}, _NONE, resumption.handle_response,
          (S.AUTH_SENT, S.INIT_SENT, S.DEAD),
          "The gateway took our ticket, or asks for a cookie; if it refuses, we begin with IKE_SA_INIT."),

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from importlib import import_module
 
-MODULES = ("info", "conns", "creds", "authorities", "sas", "policies", "pools", "certs", "control", "counters")
+MODULES = (
+    "info",
+    "conns",
+    "creds",
+    "authorities",
+    "sas",
+    "policies",
+    "pools",
+    "certs",
+    "control",
+    "counters",
+)
 
 
 def load() -> None:

@@ -140,8 +140,8 @@ def make_header(
 def parse_chain(first: int, data: bytes) -> tuple[p.Payload, ...]:
     """The payloads of ``data``, the first of which has type ``first``.
 
-    An SK or SKF payload ends the chain (§3.14). An unknown critical payload raises UnsupportedCriticalPayload, an unknown
-    payload without the flag is kept as Opaque. Reserved fields are ignored.
+    An SK or SKF payload ends the chain (§3.14). An unknown critical payload raises UnsupportedCriticalPayload, an
+    unknown payload without the flag is kept as Opaque. Reserved fields are ignored.
     """
     found: list[p.Payload] = []
     next_type, offset = first, 0
