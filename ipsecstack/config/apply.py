@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from ipsecstack.config.state import DesiredState, KeyFile, load_file
 from ipsecstack.config.tree import ConfigError, Origin
-from ipsecstack.keyex.base import KeyExchangeEndpoint, SharedSecret
+from ipsecstack.keyex.base import KeyExchangeEndpoint
+from ipsecstack.keyex.configuration import SharedSecret
 
 
 class Credentials(Protocol):

@@ -18,7 +18,7 @@ from ipsecstack.crypto import x509
 from ipsecstack.crypto.schemes import parse_rules
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
-from ipsecstack.keyex.base import (
+from ipsecstack.keyex.configuration import (
     REVOCATION_POLICIES,
     AuthClass,
     AuthConfig,

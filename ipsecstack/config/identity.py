@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ipsecstack.crypto import dn
-from ipsecstack.keyex.base import Identity
+from ipsecstack.keyex.configuration import Identity
 
 ANY, IPV4, FQDN, RFC822, IPV6, DER_ASN1_DN, DER_ASN1_GN, KEY_ID = 0, 1, 2, 3, 5, 9, 10, 11
 

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 from ipsecstack.config.reader import SectionReader, Warn
 from ipsecstack.config.tree import ConfigError, Section, suggestion
 from ipsecstack.ipsec.selectors import IPAddress
-from ipsecstack.keyex.base import PoolConfig
+from ipsecstack.keyex.configuration import PoolConfig
 from ipsecstack.wire.ikev2 import CfgAttribute
 
 MAX_ATTRIBUTES = 64

@@ -17,7 +17,7 @@ from ipsecstack.crypto import ke as ke_registry
 from ipsecstack.crypto import prf as prf_registry
 from ipsecstack.crypto.errors import UnknownAlgorithm
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.base import Proposal
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.wire.transforms import (
     AEAD_ENCR,
     PRF_OF_INTEG,

@@ -18,7 +18,7 @@ from ipsecstack.config.tree import ConfigError, Origin, Section, suggestion
 from ipsecstack.config.values import parse_secret
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.crypto.revocation import is_http, load_crl
-from ipsecstack.keyex.base import ConnectionConfig, Identity, PoolConfig, SharedSecret
+from ipsecstack.keyex.configuration import ConnectionConfig, Identity, PoolConfig, SharedSecret
 
 DAEMON_SECTION = "ipsecstackd"
 _TOP = ("connections", "secrets", "authorities", "pools", DAEMON_SECTION)

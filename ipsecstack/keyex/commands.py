@@ -9,7 +9,8 @@ from ipsecstack.ipsec.sa import Address, Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import lookup
-from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandError, ConnectionConfig, LogRecorded
+from ipsecstack.keyex.base import CommandError, LogRecorded
+from ipsecstack.keyex.configuration import ChildAction, ChildConfig, ConnectionConfig
 from ipsecstack.keyex.ikev2 import lifecycle, machine, narrowing, resumption, timers
 from ipsecstack.keyex.ikev2 import reauth as reauthentication
 from ipsecstack.keyex.ikev2.create_child import NewChild

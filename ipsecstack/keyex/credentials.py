@@ -14,7 +14,7 @@ from ipsecstack.crypto.auth import PrivateKey
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.ipsec.pad import Match, exact_key
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import Identity, SharedSecret
+from ipsecstack.keyex.configuration import Identity, SharedSecret
 from ipsecstack.keyex.revocation import Revocations
 
 

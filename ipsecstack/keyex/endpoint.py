@@ -14,18 +14,15 @@ from ipsecstack.keyex import commands, lookup, redirection
 from ipsecstack.keyex.admission import LogLimit
 from ipsecstack.keyex.base import (
     AddVirtualIp,
-    ChildConfig,
     CommandError,
-    ConnectionConfig,
-    Identity,
     LogRecorded,
     Output,
-    PoolConfig,
     PoolView,
     Random,
     RemoveVirtualIp,
 )
 from ipsecstack.keyex.bookkeeping import Counters, Tickets
+from ipsecstack.keyex.configuration import ChildConfig, ConnectionConfig, Identity, PoolConfig
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.ikev2 import addresses, config_payload, lifecycle, machine, mobike, reauth, timers
 from ipsecstack.keyex.ikev2.informational import DeleteIke

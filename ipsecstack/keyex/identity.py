@@ -17,7 +17,7 @@ from ipsecstack.ipsec.pad import (
     match_identity,
 )
 from ipsecstack.ipsec.selectors import IPAddress
-from ipsecstack.keyex.base import Identity
+from ipsecstack.keyex.configuration import Identity
 
 ANY = Identity(ID_ANY, b"", "%any")
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from ipsecstack.ipsec.sa import Address
 from ipsecstack.ipsec.selectors import IPAddress
-from ipsecstack.keyex.base import ConnectionConfig
+from ipsecstack.keyex.configuration import ConnectionConfig
 
 _ANY = {"%any": None, "": None, "%any4": 4, "%any6": 6, "0.0.0.0": 4, "::": 6, "0.0.0.0/0": 4, "::/0": 6}  # noqa: S104
 

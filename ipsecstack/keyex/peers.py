@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipsecstack.ipsec.pad import ID_ANY, PadEntry
-from ipsecstack.keyex.base import ConnectionConfig, DynamicSelector
+from ipsecstack.keyex.configuration import ConnectionConfig, DynamicSelector
 from ipsecstack.keyex.ikev2.authenticate import remote_round
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.ipsec.spd import Action, SpdEntry
-from ipsecstack.keyex.base import AddPolicy, ChildConfig, Output, Random, RemovePolicy
+from ipsecstack.keyex.base import AddPolicy, Output, Random, RemovePolicy
+from ipsecstack.keyex.configuration import ChildConfig
 
 _LOWEST = 100000
 

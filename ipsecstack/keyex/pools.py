@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.keyex.base import Lease as Lease
-from ipsecstack.keyex.base import PoolConfig
+from ipsecstack.keyex.configuration import PoolConfig
 
 
 class PoolError(ValueError):

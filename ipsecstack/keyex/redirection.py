@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ipsecstack.ipsec.selectors import IPAddress
 from ipsecstack.keyex import commands, identity, lookup
-from ipsecstack.keyex.base import CommandError, Identity
+from ipsecstack.keyex.base import CommandError
+from ipsecstack.keyex.configuration import Identity
 from ipsecstack.keyex.ikev2 import machine
 from ipsecstack.keyex.ikev2.features import Features
 from ipsecstack.keyex.ikev2.redirect import RedirectPeer, gateway_of

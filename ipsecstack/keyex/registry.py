@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from ipsecstack.ipsec.sa import SaId
 from ipsecstack.ipsec.selectors import IPAddress
-from ipsecstack.keyex.base import Identity
 from ipsecstack.keyex.bookkeeping import Changes
+from ipsecstack.keyex.configuration import Identity
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 
 K = TypeVar("K", bound=Hashable)

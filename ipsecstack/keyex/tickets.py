@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ipsecstack.crypto import encr
 from ipsecstack.crypto.errors import CryptoError
-from ipsecstack.keyex.base import Identity, Random
+from ipsecstack.keyex.base import Random
+from ipsecstack.keyex.configuration import Identity
 from ipsecstack.wire.ikev2 import Sa, SaProposal, WireError
 from ipsecstack.wire.transforms import EncrId
 

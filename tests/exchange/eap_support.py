@@ -9,7 +9,7 @@ from ike_network import Pair, fqdn, mirrored, ts
 from ike_pki import authority, certificate, make_key, pem
 
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthClass, AuthConfig, Identity, PoolConfig, SharedSecret
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, Identity, PoolConfig, SharedSecret
 from ipsecstack.keyex.options import Options
 
 PASSWORD = b"correct horse"

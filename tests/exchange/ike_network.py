@@ -17,7 +17,15 @@ from ipsecstack.ipsec.sa import Address, Direction, SaDescription, SaId, Securit
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
 from ipsecstack.ipsec.spd import SpdEntry
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import AuthClass, AuthConfig, ChildConfig, ConnectionConfig, Identity, Proposal
+from ipsecstack.keyex.configuration import (
+    AuthClass,
+    AuthConfig,
+    ChildConfig,
+    ConnectionConfig,
+    Identity,
+    Proposal,
+    SharedSecret,
+)
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.endpoint import Endpoint
 from ipsecstack.keyex.options import Options
@@ -404,7 +412,7 @@ class Pair(Network):
         self.a = self.add("a", "10.0.0.1", options)
         self.b = self.add("b", "10.0.0.2", options)
         for end in (self.a, self.b):
-            end.credentials.load_shared(base.SharedSecret("psk", SECRET, (fqdn("a.lab"), fqdn("b.lab"))))
+            end.credentials.load_shared(SharedSecret("psk", SECRET, (fqdn("a.lab"), fqdn("b.lab"))))
         default_a, default_b = mirrored()
         if load:
             self.a.load(a or default_a)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from ike_network import ESP_GCM, IKE_GCM, Pair, mirrored, ts
 
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.base import CommandError, Proposal
+from ipsecstack.keyex.base import CommandError
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.transforms import EncrId, KeId
 

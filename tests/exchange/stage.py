@@ -8,7 +8,7 @@ from typing import Any
 from ike_network import End, Pair, mirrored
 
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import ConnectionConfig
+from ipsecstack.keyex.configuration import ConnectionConfig
 from ipsecstack.keyex.ikev2 import machine
 from ipsecstack.keyex.ikev2.agreement import NONCE_OCTETS
 from ipsecstack.keyex.ikev2.informational import DeleteChild

@@ -9,7 +9,7 @@ from ike_network import Pair, mirrored
 
 from ipsecstack.crypto import encr, integ, ke, prf
 from ipsecstack.ipsec.sa import Direction, SecurityProtocol
-from ipsecstack.keyex.base import Proposal
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.wire.transforms import AEAD_ENCR, KEY_LENGTH_REQUIRED, EncrId, EsnId, IntegId, KeId, PrfId
 
 SHA = (IntegId.HMAC_SHA2_256_128,)

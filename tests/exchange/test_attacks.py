@@ -12,7 +12,7 @@ from ipsecstack.ipsec.sa import Direction
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex import base
 from ipsecstack.keyex.admission import Refusals
-from ipsecstack.keyex.base import UniquePolicy
+from ipsecstack.keyex.configuration import SharedSecret, UniquePolicy
 from ipsecstack.keyex.ikev2 import narrowing
 from ipsecstack.keyex.ikev2.proposals import select
 from ipsecstack.keyex.ikev2.sa import IkeSa
@@ -84,9 +84,7 @@ def child_request(spi: int, selectors: int = 1) -> list[Payload]:
 
 def wrong_secret(pair: Pair) -> None:
     pair.a.credentials.clear()
-    pair.a.credentials.load_shared(
-        base.SharedSecret("psk", b"another secret", (fqdn("a.lab"), fqdn("b.lab")))
-    )
+    pair.a.credentials.load_shared(SharedSecret("psk", b"another secret", (fqdn("a.lab"), fqdn("b.lab"))))
 
 
 @pytest.mark.parametrize("lost", [1, 2])
@@ -226,8 +224,8 @@ def three_behind_one_nat() -> tuple[Pair, End]:
     pair.nats.append(Nat("10.0.0.1", "192.0.2.9"))
     other = pair.add("c", "10.0.0.3")
     pair.nats.append(Nat("10.0.0.3", "192.0.2.10"))
-    other.credentials.load_shared(base.SharedSecret("psk", SECRET, (fqdn("c.lab"), fqdn("b.lab"))))
-    pair.b.credentials.load_shared(base.SharedSecret("psk2", SECRET, (fqdn("c.lab"), fqdn("b.lab"))))
+    other.credentials.load_shared(SharedSecret("psk", SECRET, (fqdn("c.lab"), fqdn("b.lab"))))
+    pair.b.credentials.load_shared(SharedSecret("psk2", SECRET, (fqdn("c.lab"), fqdn("b.lab"))))
     shape: dict[str, Any] = {"local_ts": ("10.3.0.0/24",), "remote_ts": ("10.2.0.0/24",)}
     other.load(connection(local="10.0.0.3", remote="10.0.0.2", local_id="c.lab", remote_id="b.lab", **shape))
     pair.b.load(

@@ -8,7 +8,7 @@ from ike_network import Pair, connection, fqdn, mirrored
 from ike_pki import authority, certificate, make_key, pem
 
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import AuthClass, AuthConfig, Identity, SharedSecret
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, Identity, SharedSecret
 
 
 def cert_pair(

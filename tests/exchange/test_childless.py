@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from ike_network import Pair, mirrored
 
-from ipsecstack.keyex.base import ConnectionConfig
+from ipsecstack.keyex.configuration import ConnectionConfig
 from ipsecstack.wire.ikev2 import Header, NotifyType, parse_message
 from ipsecstack.wire.ikev2.numbers import ExchangeType
 

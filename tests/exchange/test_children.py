@@ -10,7 +10,8 @@ from ipsecstack.dataplane.base import abilities
 from ipsecstack.dataplane.memory import FEATURES
 from ipsecstack.ipsec.sa import Direction, Mode, SaDescription, SecurityProtocol
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import CommandError, DynamicSelector, Proposal
+from ipsecstack.keyex.base import CommandError
+from ipsecstack.keyex.configuration import DynamicSelector, Proposal
 from ipsecstack.keyex.options import Options
 from ipsecstack.vici.views import child_section
 from ipsecstack.wire.transforms import EncrId, EsnId, IntegId

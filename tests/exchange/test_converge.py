@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ike_network import Pair, mirrored
 
-from ipsecstack.keyex.base import ChildAction, CommandError
+from ipsecstack.keyex.base import CommandError
+from ipsecstack.keyex.configuration import ChildAction
 from ipsecstack.keyex.options import Options
 
 # So many tries that losing all of them is out of the question: one end giving up alone is no fault of the protocol.

@@ -6,7 +6,7 @@ import pytest
 from ike_network import ESP_GCM, Pair, mirrored
 
 from ipsecstack.ipsec.sa import Direction, SecurityProtocol
-from ipsecstack.keyex.base import Proposal
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.wire.transforms import EsnId, IntegId
 
 AH = Proposal(SecurityProtocol.AH, (), (IntegId.HMAC_SHA2_256_128,), esn=(EsnId.NO_ESN,))

@@ -12,7 +12,7 @@ from ike_network import Pair, fqdn
 from ike_pki import authority, certificate, make_key, pem
 
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import AuthClass, AuthConfig, Identity
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, Identity
 from ipsecstack.keyex.ikev2.states import State
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import Auth, Eap, IdR, Notify, NotifyType

@@ -12,7 +12,7 @@ from ike_network import Pair, mirrored
 from ipsecstack.config.proposals import parse_proposal
 from ipsecstack.crypto import ikekeys
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.base import Proposal
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.keyex.ikev2 import keymat, machine
 from ipsecstack.keyex.ikev2.followup import Pending
 from ipsecstack.keyex.ikev2.sa import IkeSa

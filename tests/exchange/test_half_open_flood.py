@@ -12,6 +12,7 @@ from exchange.ike_network import SECRET, End, Pair, connection, fqdn, host, mirr
 
 from ipsecstack.ipsec.sa import Address
 from ipsecstack.keyex import base
+from ipsecstack.keyex.configuration import SharedSecret
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import ExchangeType, Nonce, Notify, NotifyType, build_message, parse_message
 
@@ -27,7 +28,7 @@ def flooded(**options: object) -> tuple[Pair, End]:
     pair.up()
     c = pair.add("c", "10.0.0.3")
     for end in (c, pair.b):
-        end.credentials.load_shared(base.SharedSecret("c", SECRET, (fqdn("c.lab"), fqdn("b.lab"))))
+        end.credentials.load_shared(SharedSecret("c", SECRET, (fqdn("c.lab"), fqdn("b.lab"))))
     c.load(connection(local="10.0.0.3", local_id="c.lab", local_ts=("10.3.0.0/24",)))
     pair.b.load(
         connection(

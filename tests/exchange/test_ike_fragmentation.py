@@ -10,6 +10,7 @@ from ike_network import IKE_CBC, IKE_GCM, Pair, mirrored
 
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex import base
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import EncryptedFragment, Header, parse_message
@@ -42,7 +43,7 @@ def live(pair: Pair, name: str = "b") -> IkeSa:
 
 
 @pytest.mark.parametrize("proposal", [IKE_GCM, IKE_CBC], ids=["aead", "cbc"])
-def test_both_directions(proposal: base.Proposal) -> None:
+def test_both_directions(proposal: Proposal) -> None:
     made = pair(proposals=(proposal,))
     made.up()
     made.check_no_leaks()

@@ -9,7 +9,7 @@ import pytest
 from ike_network import Nat, Pair, host, mirrored
 
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import AuthClass, AuthConfig, ChildAction, UniquePolicy
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, ChildAction, UniquePolicy
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import NotifyType, parse_message
 

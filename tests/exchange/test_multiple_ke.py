@@ -17,7 +17,7 @@ from ike_network import SECRET, Pair, mirrored
 
 from ipsecstack.config.proposals import parse_proposal
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.base import Proposal
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.keyex.ikev2 import keymat
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.options import Options

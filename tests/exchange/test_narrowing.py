@@ -8,7 +8,8 @@ import pytest
 from ike_network import End, Pair, host, mirrored, ts
 
 from ipsecstack.ipsec.selectors import TrafficSelector
-from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandFinished, ConnectionConfig
+from ipsecstack.keyex.base import CommandFinished
+from ipsecstack.keyex.configuration import ChildAction, ChildConfig, ConnectionConfig
 from ipsecstack.wire.ikev2 import Payload
 
 

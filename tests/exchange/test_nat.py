@@ -9,6 +9,7 @@ import pytest
 from exchange.ike_network import SECRET, Nat, Pair, connection, fqdn, host, mirrored
 
 from ipsecstack.keyex import base
+from ipsecstack.keyex.configuration import SharedSecret
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import ExchangeType
@@ -173,7 +174,7 @@ def test_many_clients_behind_one_nat() -> None:
         end = pair.add(f"c{number}", inside)
         pair.nats.append(Nat(inside, OUTSIDE[0], next_port=30000 + 100 * number))
         for one in (end, pair.b):
-            one.credentials.load_shared(base.SharedSecret(name, SECRET, (fqdn(name), fqdn("b.lab"))))
+            one.credentials.load_shared(SharedSecret(name, SECRET, (fqdn(name), fqdn("b.lab"))))
         nets = {"local_ts": (f"10.50.{number}.0/24",), "remote_ts": ("10.2.0.0/24",)}
         end.load(connection(local=inside, remote=INSIDE[1], local_id=name, remote_id="b.lab", **nets))  # type: ignore[arg-type]
         pair.b.load(

@@ -8,7 +8,8 @@ from ike_network import ESP_GCM, IKE_CBC, IKE_GCM, Network, Pair, connection, ho
 
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import ChildAction, ChildConfig, CommandError, Proposal
+from ipsecstack.keyex.base import CommandError
+from ipsecstack.keyex.configuration import ChildAction, ChildConfig, ConnectionConfig, Proposal
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import (
     Ke,
@@ -23,7 +24,7 @@ from ipsecstack.wire.ikev2 import (
 from ipsecstack.wire.transforms import EncrId, EsnId, IntegId, KeId, PrfId
 
 
-def child_of(config: base.ConnectionConfig, **changes: Any) -> base.ConnectionConfig:
+def child_of(config: ConnectionConfig, **changes: Any) -> ConnectionConfig:
     return replace(config, children=(replace(config.children[0], **changes),))
 
 

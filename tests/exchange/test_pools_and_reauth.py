@@ -11,7 +11,7 @@ from eap_support import eap_pair, pool
 from ike_network import Pair, fqdn, mirrored
 
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import AuthClass, AuthConfig, PoolConfig, UniquePolicy
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, PoolConfig, SharedSecret, UniquePolicy
 from ipsecstack.keyex.ikev2.states import Kind
 from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.wire.ikev2 import Cp, Message, Payload
@@ -363,10 +363,10 @@ def test_it_is_tried_again_when_it_fails() -> None:
     pair.up()
     before = spis(pair)
     owners = (fqdn("a.lab"), fqdn("b.lab"))
-    pair.b.credentials.load_shared(base.SharedSecret("psk", b"wrong", owners))
+    pair.b.credentials.load_shared(SharedSecret("psk", b"wrong", owners))
     pair.run(110)
     assert before[0] in spis(pair)
-    pair.b.credentials.load_shared(base.SharedSecret("psk", SECRET, owners))
+    pair.b.credentials.load_shared(SharedSecret("psk", SECRET, owners))
     pair.run(40)
     assert spis(pair) != before
     assert len(spis(pair)) == 1

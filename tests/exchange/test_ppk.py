@@ -14,7 +14,7 @@ from ike_network import Pair, fqdn, mirrored
 from ipsecstack.config.proposals import parse_proposal
 from ipsecstack.crypto import ikekeys, prf
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.base import AuthClass, AuthConfig, SharedSecret
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, SharedSecret
 from ipsecstack.keyex.ikev2 import machine
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.wire.ikev2 import Auth, Message, Notify, NotifyType

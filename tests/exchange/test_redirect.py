@@ -12,6 +12,7 @@ from hypothesis.strategies import binary
 
 from ipsecstack.keyex import base
 from ipsecstack.keyex.base import CommandError
+from ipsecstack.keyex.configuration import SharedSecret
 from ipsecstack.keyex.ikev2 import redirect
 from ipsecstack.keyex.options import Options
 from ipsecstack.wire.ikev2 import ExchangeType, Notify, NotifyType, build_message, make_header, parse_message
@@ -27,7 +28,7 @@ def gateways(
     a = network.add("a", "10.0.0.1", client)
     ends = [network.add(f"g{n}", f"10.0.0.{n + 2}", first if n == 0 else PLAIN) for n in range(count)]
     for end in network.ends:
-        end.credentials.load_shared(base.SharedSecret("psk", SECRET, (fqdn("a.lab"), fqdn("b.lab"))))
+        end.credentials.load_shared(SharedSecret("psk", SECRET, (fqdn("a.lab"), fqdn("b.lab"))))
     own, other = mirrored(**options)
     a.load(own)
     for end in ends:

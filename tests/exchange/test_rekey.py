@@ -5,7 +5,7 @@ from ike_network import ESP_GCM, Pair, mirrored
 
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import Proposal
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.wire.transforms import EncrId, KeId
 
 PFS = Proposal(SecurityProtocol.ESP, ((EncrId.AES_GCM_16, 128),), ke=(KeId.CURVE_25519, KeId.ECP_256))

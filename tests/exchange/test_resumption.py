@@ -12,8 +12,9 @@ from ike_network import IKE_CBC, IKE_GCM, End, Nat, Pair, fqdn, host, mirrored
 from ike_pki import certificate, make_key, pem
 
 from ipsecstack.crypto import ikekeys
-from ipsecstack.keyex import base, commands
+from ipsecstack.keyex import commands
 from ipsecstack.keyex.admission import Decision, HalfOpen
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, Proposal, SharedSecret, UniquePolicy
 from ipsecstack.keyex.ikev2 import lifecycle, resumption
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.tickets import Spent
@@ -72,7 +73,7 @@ def _counts(end: End) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("proposal", [IKE_GCM, IKE_CBC])
-def test_a_lost_ike_sa_is_resumed_in_two_exchanges(proposal: base.Proposal) -> None:
+def test_a_lost_ike_sa_is_resumed_in_two_exchanges(proposal: Proposal) -> None:
     pair = _pair(proposals=(proposal,))
     pair.up()
     old = pair.b.ike()[0]
@@ -402,7 +403,7 @@ def test_a_gateway_may_send_the_ticket_later() -> None:
 
 def test_a_rekeying_that_the_client_never_saw_the_end_of() -> None:
     """Its requests arrive, the answers do not: the gateway has a new IKE SA, the client the old one's ticket."""
-    pair = _pair(unique=base.UniquePolicy.NEVER)  # without INITIAL_CONTACT, that is
+    pair = _pair(unique=UniquePolicy.NEVER)  # without INITIAL_CONTACT, that is
     pair.up()
     pair.tap = lambda end, output: end is pair.a
     pair.a.do(pair.a.endpoint.rekey, ike="conn")
@@ -419,7 +420,7 @@ def _resumable(pair: Pair, **more: Any) -> Pair:
     return pair
 
 
-SECOND = base.AuthConfig(base.AuthClass.PUBKEY, fqdn("a2.lab"))
+SECOND = AuthConfig(AuthClass.PUBKEY, fqdn("a2.lab"))
 
 
 @pytest.mark.parametrize("method", ["md5", "mschapv2", "tls", "two rounds"])
@@ -460,7 +461,7 @@ def test_a_virtual_address_is_kept() -> None:
 
 
 def test_a_ppk_stays_in_the_keys() -> None:
-    key = base.SharedSecret("ppk-one", bytes(range(32)), (fqdn("one.ppk"),), "ppk")
+    key = SharedSecret("ppk-one", bytes(range(32)), (fqdn("one.ppk"),), "ppk")
     pair = _pair(ppk_id=fqdn("one.ppk"), ppk_required=True)
     for end in pair.ends:
         end.credentials.load_shared(key)
@@ -484,7 +485,7 @@ def test_a_ppk_stays_in_the_keys() -> None:
 
 def test_another_ike_sa_beside_one_that_stands_is_not_resumed() -> None:
     """The ticket is there to replace a lost IKE SA; the gateway would end the one that stands."""
-    pair = _pair(unique=base.UniquePolicy.NEVER)
+    pair = _pair(unique=UniquePolicy.NEVER)
     pair.up()
     (config,) = pair.a.endpoint.connections()
     mark = len(pair.transmitted)

@@ -12,7 +12,8 @@ from lab.revocation import RevokingCa, der, pem_key
 
 from ipsecstack.crypto import revocation
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import AuthClass, FetchRevocation
+from ipsecstack.keyex.base import FetchRevocation
+from ipsecstack.keyex.configuration import AuthClass
 
 URI = "http://ocsp.lab/"
 

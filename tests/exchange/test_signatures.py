@@ -12,7 +12,7 @@ from lab.revocation import Key, RevokingCa, der, pem_key
 
 from ipsecstack.crypto import x509
 from ipsecstack.crypto.schemes import parse_rules
-from ipsecstack.keyex.base import AuthClass
+from ipsecstack.keyex.configuration import AuthClass
 from ipsecstack.keyex.ikev2 import authenticate
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.wire.ikev2 import Auth, Cert, CertEncoding, CertReq, Payload

@@ -13,7 +13,8 @@ from ike_network import ESP_GCM, IKE_GCM, Pair, host, mirrored
 from ipsecstack.config.proposals import parse_proposal
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex import base
-from ipsecstack.keyex.base import ChildConfig, SendDatagram
+from ipsecstack.keyex.base import SendDatagram
+from ipsecstack.keyex.configuration import ChildConfig
 from ipsecstack.keyex.ikev2 import lifecycle, machine
 from ipsecstack.keyex.ikev2.informational import Liveness
 from ipsecstack.keyex.ikev2.sa import IkeSa

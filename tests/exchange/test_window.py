@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from ike_network import End, Pair, mirrored, ts
 
-from ipsecstack.keyex.base import ConnectionConfig, SendDatagram
+from ipsecstack.keyex.base import SendDatagram
+from ipsecstack.keyex.configuration import ConnectionConfig
 from ipsecstack.keyex.ikev2 import machine
 from ipsecstack.keyex.ikev2.informational import Liveness
 from ipsecstack.keyex.ikev2.sa import IkeSa

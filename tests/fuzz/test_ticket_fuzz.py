@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ike_network import Pair, mirrored
 
-from ipsecstack.keyex.base import Identity
+from ipsecstack.keyex.configuration import Identity
 from ipsecstack.keyex.ikev2.states import Kind
 from ipsecstack.keyex.ikev2.task import Task
 from ipsecstack.keyex.tickets import Session, TicketError, TicketKeys

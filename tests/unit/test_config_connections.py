@@ -20,7 +20,7 @@ from ipsecstack.config.loader import tree_from_text
 from ipsecstack.config.reader import SectionReader
 from ipsecstack.config.tree import ConfigError
 from ipsecstack.ipsec.sa import Mode
-from ipsecstack.keyex.base import AuthClass, ChildAction, ConnectionConfig, UniquePolicy
+from ipsecstack.keyex.configuration import AuthClass, ChildAction, ConnectionConfig, UniquePolicy
 from ipsecstack.keyex.options import Options
 
 

@@ -14,15 +14,9 @@ from ipsecstack.ipsec.sa import Address, SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex import base, identity, lookup
 from ipsecstack.keyex.admission import Cookies, Decision, HalfOpen, LogLimit, RateLimit
-from ipsecstack.keyex.base import (
-    ChildConfig,
-    CommandError,
-    ConnectionConfig,
-    Identity,
-    Proposal,
-    SharedSecret,
-)
+from ipsecstack.keyex.base import CommandError
 from ipsecstack.keyex.bookkeeping import Changes, Tickets
+from ipsecstack.keyex.configuration import ChildConfig, ConnectionConfig, Identity, Proposal, SharedSecret
 from ipsecstack.keyex.credentials import CredentialError, CredentialStore
 from ipsecstack.keyex.ikev2 import nat
 from ipsecstack.keyex.ikev2.proposals import DEFAULT_ESP, DEFAULT_IKE, accept, offer, select

@@ -10,7 +10,7 @@ import pytest
 from ipsecstack.config.loader import tree_from_text
 from ipsecstack.config.pools import read_pool
 from ipsecstack.config.tree import ConfigError
-from ipsecstack.keyex.base import PoolConfig
+from ipsecstack.keyex.configuration import PoolConfig
 from ipsecstack.keyex.pools import Pool, PoolError, Pools
 
 

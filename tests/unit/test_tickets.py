@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ipsecstack.keyex.base import Identity
+from ipsecstack.keyex.configuration import Identity
 from ipsecstack.keyex.tickets import Session, Sessions, TicketError, TicketKeys
 from ipsecstack.wire.ikev2 import SaProposal, Transform
 

@@ -28,7 +28,6 @@ from ipsecstack.config import ConfigError
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.ipsec.spd import Action, SpdEntry
 from ipsecstack.keyex.base import (
-    AuthClass,
     CommandFinished,
     IkeCounters,
     IkeSaDeleted,
@@ -36,6 +35,7 @@ from ipsecstack.keyex.base import (
     LogRecorded,
     NegotiationFailed,
 )
+from ipsecstack.keyex.configuration import AuthClass
 from ipsecstack.wire.transforms import EncrId, IntegId, KeId
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "vici_keys.json").read_text())

@@ -16,15 +16,13 @@ from ipsecstack.keyex.base import (
     ChildSaView,
     CommandError,
     CommandFinished,
-    ConnectionConfig,
-    Identity,
     IkeCounters,
     IkeSaView,
     LogRecorded,
     Output,
-    PoolConfig,
     RemovePolicy,
 )
+from ipsecstack.keyex.configuration import ConnectionConfig, Identity, PoolConfig
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.pools import Pool, Pools
 from ipsecstack.vici.server import DaemonInfo, ViciServer

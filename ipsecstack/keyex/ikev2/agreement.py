@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
-from ipsecstack.keyex.base import ChildConfig
+from ipsecstack.keyex.configuration import ChildConfig
 from ipsecstack.keyex.ikev2 import keymat, lifecycle
 from ipsecstack.keyex.ikev2.proposals import Suite
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa

@@ -8,7 +8,7 @@ from ipsecstack.crypto import ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
-from ipsecstack.keyex.base import ChildConfig, ConnectionConfig
+from ipsecstack.keyex.configuration import ChildConfig, ConnectionConfig
 from ipsecstack.keyex.ikev2 import agreement, lifecycle, narrowing, unique
 from ipsecstack.keyex.ikev2.agreement import Agreement
 from ipsecstack.keyex.ikev2.offer import esp_proposals

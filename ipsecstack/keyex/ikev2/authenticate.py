@@ -10,7 +10,7 @@ from ipsecstack.crypto import auth, dn, x509
 from ipsecstack.crypto.errors import AuthError, CertificateError
 from ipsecstack.ipsec.pad import ID_DN
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthClass, AuthConfig, ConnectionConfig, Identity
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, ConnectionConfig, Identity
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.keyex.revocation import judge
 from ipsecstack.wire.ikev2 import Auth, Cert, CertEncoding, CertReq, IdI, IdR, Message, Payload

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
-from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, DynamicSelector
+from ipsecstack.keyex.configuration import ChildConfig, ConnectionConfig, DynamicSelector
 from ipsecstack.keyex.ikev2 import narrowing
 from ipsecstack.keyex.ikev2.extensions import Extension
 from ipsecstack.keyex.ikev2.offer import ChildOffer, Selectors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
-from ipsecstack.keyex.base import ChildConfig
+from ipsecstack.keyex.configuration import ChildConfig
 from ipsecstack.keyex.ikev2 import agreement, answer, followup, lifecycle, negotiate
 from ipsecstack.keyex.ikev2.informational import DeleteChild, DeleteIke
 from ipsecstack.keyex.ikev2.negotiate import ChildFailure, ChildOffer

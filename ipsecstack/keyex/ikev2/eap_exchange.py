@@ -8,7 +8,7 @@ from ipsecstack.crypto import x509
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.crypto.tls import Judge, TlsError, TlsSettings
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthConfig, Identity
+from ipsecstack.keyex.configuration import AuthConfig, Identity
 from ipsecstack.keyex.eap.authenticator import Authenticator
 from ipsecstack.keyex.eap.method import PeerContext, ServerContext
 from ipsecstack.keyex.eap.methods import allowed

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from ipsecstack.ipsec.pad import Pad
 from ipsecstack.ipsec.sa import Address, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
-from ipsecstack.keyex.base import ChildConfig, ConnectionConfig, Identity, Output, Random
+from ipsecstack.keyex.base import Output, Random
+from ipsecstack.keyex.configuration import ChildConfig, ConnectionConfig, Identity
 from ipsecstack.keyex.credentials import CredentialStore
 from ipsecstack.keyex.options import Options
 from ipsecstack.keyex.policies import PolicyKey

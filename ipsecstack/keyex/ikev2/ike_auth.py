@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthClass, Identity
+from ipsecstack.keyex.configuration import AuthClass, Identity
 from ipsecstack.keyex.eap.peer import Result
 from ipsecstack.keyex.ikev2 import (
     authenticate,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from ipsecstack.crypto.errors import CertificateError
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthClass, ConnectionConfig, Identity, UniquePolicy
+from ipsecstack.keyex.configuration import AuthClass, ConnectionConfig, Identity, UniquePolicy
 from ipsecstack.keyex.eap.peer import Result, Step
 from ipsecstack.keyex.ikev2 import (
     authenticate,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipsecstack.crypto import auth, ke
 from ipsecstack.crypto.errors import KeError, UnknownAlgorithm
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.base import ConnectionConfig, Proposal
+from ipsecstack.keyex.configuration import ConnectionConfig, Proposal
 from ipsecstack.keyex.ikev2 import (
     authenticate,
     childless,

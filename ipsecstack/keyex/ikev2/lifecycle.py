@@ -5,7 +5,6 @@ from __future__ import annotations
 from ipsecstack.crypto.ikekeys import ChildKeys
 from ipsecstack.ipsec.sa import Direction, Lifetime, Limit, Mode, SaDescription, SaId, SecurityProtocol
 from ipsecstack.keyex.base import (
-    ChildAction,
     ChildSaDeleted,
     ChildSaEstablished,
     ChildSaRekeyed,
@@ -18,6 +17,7 @@ from ipsecstack.keyex.base import (
     ReleaseSpi,
     RemoveSa,
 )
+from ipsecstack.keyex.configuration import ChildAction
 from ipsecstack.keyex.ikev2 import extensions, keymat, narrowing
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa
 from ipsecstack.keyex.ikev2.states import ChildState, State

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from ipsecstack.ipsec.selectors import IPAddress, SelectorError, TrafficSelector
-from ipsecstack.keyex.base import DynamicSelector
+from ipsecstack.keyex.configuration import DynamicSelector
 from ipsecstack.wire.ikev2 import Ts, TsType
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from ipsecstack.ipsec.sa import Address
-from ipsecstack.keyex.base import ConnectionConfig
+from ipsecstack.keyex.configuration import ConnectionConfig
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.wire.ikev2 import Message, Notify, NotifyType
 

@@ -9,7 +9,7 @@ from ipsecstack.crypto.errors import KeError
 from ipsecstack.crypto.ke import KeyExchange
 from ipsecstack.ipsec.sa import Mode, SecurityProtocol
 from ipsecstack.ipsec.selectors import TrafficSelector
-from ipsecstack.keyex.base import ChildConfig, Proposal
+from ipsecstack.keyex.configuration import ChildConfig, Proposal
 from ipsecstack.keyex.ikev2 import agreement, lifecycle, narrowing
 from ipsecstack.keyex.ikev2.agreement import NONCE_OCTETS, Agreement
 from ipsecstack.keyex.ikev2.proposals import DEFAULT_ESP, Suite, accept, methods, offer, proposals_text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipsecstack.crypto import x509
 from ipsecstack.crypto.errors import CertificateError
-from ipsecstack.keyex.base import ConnectionConfig
+from ipsecstack.keyex.configuration import ConnectionConfig
 from ipsecstack.keyex.ikev2.sa import IkeSa
 from ipsecstack.wire.ikev2 import Auth, Cert, CertEncoding, IdI, IdR, Message
 from ipsecstack.wire.ikev2.numbers import ExchangeType

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ipsecstack.crypto import ikekeys
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import ConnectionConfig, Identity
+from ipsecstack.keyex.configuration import ConnectionConfig, Identity
 from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.extensions import Extension
 from ipsecstack.keyex.ikev2.sa import IkeSa

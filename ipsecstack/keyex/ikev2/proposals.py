@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipsecstack.crypto import encr, integ, ke, prf
 from ipsecstack.crypto.errors import UnknownAlgorithm
 from ipsecstack.ipsec.sa import SecurityProtocol
-from ipsecstack.keyex.base import Proposal
+from ipsecstack.keyex.configuration import Proposal
 from ipsecstack.wire.ikev2 import SaProposal, Transform
 from ipsecstack.wire.transforms import (
     AEAD_ENCR,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from ipsecstack.crypto import ikekeys, prf
 from ipsecstack.ipsec.sa import SecurityProtocol
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import AuthClass, ConnectionConfig
+from ipsecstack.keyex.configuration import AuthClass, ConnectionConfig
 from ipsecstack.keyex.ikev2 import authenticate, extensions, keymat, lifecycle, nat
 from ipsecstack.keyex.ikev2.authenticate import AuthFailure
 from ipsecstack.keyex.ikev2.extensions import Extension

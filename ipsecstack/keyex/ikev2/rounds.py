@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ipsecstack.keyex.base import AuthConfig, ConnectionConfig
+from ipsecstack.keyex.configuration import AuthConfig, ConnectionConfig
 from ipsecstack.keyex.eap.authenticator import Authenticator
 from ipsecstack.keyex.eap.peer import Peer
 from ipsecstack.wire.ikev2 import IdI, IdR, Message

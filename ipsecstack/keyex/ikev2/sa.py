@@ -12,15 +12,8 @@ from ipsecstack.crypto.ke import KeyExchange
 from ipsecstack.crypto.prf import Prf
 from ipsecstack.ipsec.sa import Address, Lifetime, Mode, SaDescription, SaId, SecurityProtocol
 from ipsecstack.ipsec.selectors import IPAddress, TrafficSelector
-from ipsecstack.keyex.base import (
-    ChildConfig,
-    ChildSaView,
-    ConnectionConfig,
-    Identity,
-    IkeCounters,
-    IkeSaView,
-    LogRecorded,
-)
+from ipsecstack.keyex.base import ChildSaView, IkeCounters, IkeSaView, LogRecorded
+from ipsecstack.keyex.configuration import ChildConfig, ConnectionConfig, Identity
 from ipsecstack.keyex.ikev2.features import Features
 from ipsecstack.keyex.ikev2.host import Host
 from ipsecstack.keyex.ikev2.proposals import Suite

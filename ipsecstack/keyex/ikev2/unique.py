@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipsecstack.ipsec.selectors import TrafficSelector
 from ipsecstack.keyex import identity
-from ipsecstack.keyex.base import UniquePolicy
+from ipsecstack.keyex.configuration import UniquePolicy
 from ipsecstack.keyex.ikev2 import lifecycle
 from ipsecstack.keyex.ikev2.informational import DeleteIke
 from ipsecstack.keyex.ikev2.sa import ChildSa, IkeSa

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ipsecstack.config.certs import AbsoluteSource
 from ipsecstack.config.connections import read_connection
 from ipsecstack.crypto import x509
-from ipsecstack.keyex.base import AuthClass, AuthConfig, ChildAction, ChildConfig, ConnectionConfig
+from ipsecstack.keyex.configuration import AuthClass, AuthConfig, ChildAction, ChildConfig, ConnectionConfig
 from ipsecstack.vici.codec import Outgoing
 from ipsecstack.vici.registry import Stream, command, success
 from ipsecstack.vici.request import Request, RequestError
