@@ -17,7 +17,29 @@ from ipsecstack.crypto.errors import IntegrityError
 Buffer = bytes | bytearray | memoryview
 
 
-class CbcCipher:
+class _WholeCipher:
+    """``seal_into`` and ``open_into`` for ciphers that make their result as octets of its own."""
+
+    __slots__ = ()
+
+    def seal(self, iv: Buffer, aad: Buffer, plaintext: Buffer) -> bytes:
+        raise NotImplementedError
+
+    def open(self, iv: Buffer, aad: Buffer, data: Buffer) -> bytes:
+        raise NotImplementedError
+
+    def seal_into(self, iv: Buffer, aad: Buffer, plaintext: Buffer, out: bytearray | memoryview) -> int:
+        sealed = self.seal(iv, aad, plaintext)
+        fill(out, sealed)
+        return len(sealed)
+
+    def open_into(self, iv: Buffer, aad: Buffer, data: Buffer, out: bytearray | memoryview) -> int:
+        opened = self.open(iv, aad, data)
+        fill(out, opened)
+        return len(opened)
+
+
+class CbcCipher(_WholeCipher):
     """A block cipher in CBC mode on two running contexts.
 
     A fresh context per packet costs four times the encryption of a full packet. CBC chains on the previous
@@ -74,38 +96,6 @@ class CbcCipher:
     def open_joined(self, data: Buffer) -> bytes:
         """``open`` of an IV and its ciphertext that stand one after the other, in whole blocks."""
         return self._decryptor.update(data)[self._block :]
-
-    def seal_into(self, iv: Buffer, aad: Buffer, plaintext: Buffer, out: bytearray | memoryview) -> int:
-        sealed = self.seal(iv, aad, plaintext)
-        fill(out, sealed)
-        return len(sealed)
-
-    def open_into(self, iv: Buffer, aad: Buffer, data: Buffer, out: bytearray | memoryview) -> int:
-        opened = self.open(iv, aad, data)
-        fill(out, opened)
-        return len(opened)
-
-
-class _WholeCipher:
-    """``seal_into`` and ``open_into`` for ciphers that make their result as octets of its own."""
-
-    __slots__ = ()
-
-    def seal(self, iv: Buffer, aad: Buffer, plaintext: Buffer) -> bytes:
-        raise NotImplementedError
-
-    def open(self, iv: Buffer, aad: Buffer, data: Buffer) -> bytes:
-        raise NotImplementedError
-
-    def seal_into(self, iv: Buffer, aad: Buffer, plaintext: Buffer, out: bytearray | memoryview) -> int:
-        sealed = self.seal(iv, aad, plaintext)
-        fill(out, sealed)
-        return len(sealed)
-
-    def open_into(self, iv: Buffer, aad: Buffer, data: Buffer, out: bytearray | memoryview) -> int:
-        opened = self.open(iv, aad, data)
-        fill(out, opened)
-        return len(opened)
 
 
 class DesIv32Cipher(_WholeCipher):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from ike_network import Pair, mirrored
+from key_derivation import prf, prf_plus
 
 from ipsecstack.config.proposals import parse_proposal
 from ipsecstack.crypto import ikekeys
@@ -99,18 +99,6 @@ def test_the_ike_sa_is_rekeyed_from_both_ends() -> None:
         check(made)
     assert exchanges(made, "b").count(ExchangeType.IKE_FOLLOWUP_KE) == 2
     assert len(made.a.ike()[0].additional_ke) == 2
-
-
-def prf(key: bytes, *parts: bytes) -> bytes:
-    return hmac.digest(key, b"".join(parts), "sha256")
-
-
-def prf_plus(key: bytes, seed: bytes, octets: int) -> bytes:
-    out, block, n = b"", b"", 1
-    while len(out) < octets:
-        block = prf(key, block, seed, bytes((n,)))
-        out, n = out + block, n + 1
-    return out[:octets]
 
 
 def test_the_keys_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

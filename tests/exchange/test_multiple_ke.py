@@ -6,7 +6,6 @@ octets that AUTH covers and the AUTH payloads themselves are computed anew from 
 
 from __future__ import annotations
 
-import hmac
 import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ike_network import SECRET, Pair, mirrored
+from key_derivation import prf, prf_plus
 
 from ipsecstack.config.proposals import parse_proposal
 from ipsecstack.ipsec.sa import SecurityProtocol
@@ -47,18 +47,6 @@ def sa_of(made: Pair, end: str = "a") -> IkeSa:
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
-
-
-def prf(key: bytes, *parts: bytes) -> bytes:
-    return hmac.digest(key, b"".join(parts), "sha256")
-
-
-def prf_plus(key: bytes, seed: bytes, octets: int) -> bytes:
-    out, block, n = b"", b"", 1
-    while len(out) < octets:
-        block = prf(key, block, seed, bytes((n,)))
-        out, n = out + block, n + 1
-    return out[:octets]
 
 
 @dataclass

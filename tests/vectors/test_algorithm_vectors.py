@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from vectorkit import cases, fixed_random, octets
 
 from ipsecstack.crypto import encr, integ, ke, ml_kem, modp, prf
 from ipsecstack.crypto.blockmac import aes_cmac, aes_xcbc
@@ -17,24 +16,6 @@ from ipsecstack.crypto.combined import Ccm
 from ipsecstack.crypto.errors import IntegrityError
 from ipsecstack.crypto.integ import HmacMac
 from ipsecstack.wire.transforms import EncrId, IntegId, KeId, PrfId
-
-DATA = Path(__file__).parent / "data"
-
-
-def cases(name: str) -> list[Any]:
-    found = json.loads((DATA / f"{name}.json").read_text())["cases"]
-    assert found
-    return [pytest.param(case, id=str(case.get("name", index))) for index, case in enumerate(found)]
-
-
-def octets(case: dict[str, str], *names: str) -> list[bytes]:
-    return [bytes.fromhex(case[name]) for name in names]
-
-
-def fixed_random(data: bytes):
-    """A source of randomness that gives ``data``, padded in front with zeros to what is asked."""
-    return lambda count: data.rjust(count, b"\0")[-count:]
-
 
 # --- ciphers ----------------------------------------------------------------------------------------------------------
 

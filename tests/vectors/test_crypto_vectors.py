@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from vectorkit import cases, fixed_random, octets
 
 from ipsecstack.crypto import algorithm_identifier, auth, encr, ikekeys, integ, ke, modp, prf
 from ipsecstack.crypto.algorithm_identifier import Scheme, SignatureAlgorithm
 from ipsecstack.crypto.errors import AuthError, IntegrityError
 from ipsecstack.wire.transforms import AuthMethod, EncrId, HashAlgId, IntegId, KeId, PrfId
-
-DATA = Path(__file__).parent / "data"
-
-
-def cases(name: str) -> list[Any]:
-    found = json.loads((DATA / f"{name}.json").read_text())["cases"]
-    assert found
-    return [pytest.param(case, id=str(case.get("name", index))) for index, case in enumerate(found)]
-
-
-def octets(case: dict[str, str], *names: str) -> list[bytes]:
-    return [bytes.fromhex(case[name]) for name in names]
-
-
-def fixed_random(data: bytes):
-    """A source of randomness that gives ``data``, padded in front with zeros to what is asked."""
-    return lambda count: data.rjust(count, b"\0")[-count:]
 
 
 @pytest.mark.parametrize("case", cases("rfc3602_aes_cbc"))
